@@ -1,0 +1,50 @@
+//! One typed error. A user's error names the flag or file to mend; its variant decides the exit code.
+
+use std::path::{Path, PathBuf};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can end a command early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line or configuration asks for something that cannot be: exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Input data, a checkpoint or the environment is at fault: exit code 1.
+    #[error("{0}")]
+    Input(String),
+    /// A file could not be read or written: exit code 1.
+    #[error("{action} {path}: {source}", path = path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    /// `verify` found a difference: exit code 3.
+    #[error("{0}")]
+    Mismatch(String),
+    /// There is no device that can keep what the chosen precision promises: exit code 4.
+    #[error("{0}")]
+    NoDevice(String),
+    /// The device failed while working (lost, out of memory, timed out): exit code 1.
+    #[error("{0}")]
+    Device(String),
+    /// The user asked to stop, and what was to be saved has been saved: exit code 130.
+    #[error("{0}")]
+    Interrupted(String),
+}
+
+impl Error {
+    /// For `map_err` on file operations: `.map_err(Error::io("cannot read", path))`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_owned();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// The process's exit code for this error.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Input(_) | Error::Io { .. } | Error::Device(_) => 1,
+            Error::Usage(_) => 2,
+            Error::Mismatch(_) => 3,
+            Error::NoDevice(_) => 4,
+            Error::Interrupted(_) => 130,
+        }
+    }
+}

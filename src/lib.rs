@@ -1,0 +1,10 @@
+//! hlx trains GPT-style transformers through Vulkan compute, with the same bits on every device.
+//!
+//! The modules stand in the order the data flows; ARCHITECTURE.md follows it through them.
+
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod recording;
+
+pub mod kernels;

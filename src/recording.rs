@@ -1,0 +1,213 @@
+//! What a program does on a device, as plain data: buffers, dispatches, and the one trait that runs them.
+//!
+//! Nothing here knows Vulkan or the CPU executor. `model` and `ops` write a [`Program`]; an [`Executor`]
+//! allocates its buffers once and replays its recordings. Sizes and offsets are counted in 32-bit words,
+//! because every tensor element, token and counter in hlx is one word.
+
+use crate::error::Result;
+use crate::kernels::Kernel;
+
+/// Views start at multiples of this many words: 256 bytes, the largest
+/// `minStorageBufferOffsetAlignment` that Vulkan allows a device to ask for.
+pub const VIEW_ALIGNMENT_WORDS: usize = 64;
+
+/// How many submits of one recording may be in flight. Every [`Residence::Upload`] and
+/// [`Residence::Readback`] buffer exists this many times, so that the host can prepare the next
+/// submit and read an earlier one's results while the device works.
+pub const RING_SLOTS: usize = 4;
+
+/// Rounds a length in words up to where the next view may start.
+pub const fn align_words(words: usize) -> usize {
+    words.div_ceil(VIEW_ALIGNMENT_WORDS) * VIEW_ALIGNMENT_WORDS
+}
+
+/// Names a buffer of a [`Program`] by its index in [`Program::buffers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufferId(pub u32);
+
+/// What a buffer is for: the rows of the memory plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Group {
+    Parameters,
+    Gradients,
+    Moments,
+    Activations,
+    Scratch,
+    Inputs,
+    Results,
+}
+
+/// Where a buffer lives and who touches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residence {
+    /// One copy in device memory. The host reaches it only between submits, through
+    /// [`Executor::write`] and [`Executor::read`]. Zero-filled when the program is loaded.
+    Device,
+    /// One copy per ring slot, written by the host at each submit of the recording that reads it.
+    Upload,
+    /// One copy per ring slot, written by the device, read by the host through [`Executor::fetch`].
+    Readback,
+}
+
+/// A buffer that a program needs.
+#[derive(Clone, Debug)]
+pub struct BufferSpec {
+    /// Unique within the program; appears in messages and validation output.
+    pub name: String,
+    /// Length in 32-bit words, at least 1.
+    pub words: usize,
+    pub group: Group,
+    pub residence: Residence,
+}
+
+/// A range of a buffer, as a dispatch binds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    pub buffer: BufferId,
+    /// First word; a multiple of [`VIEW_ALIGNMENT_WORDS`].
+    pub offset: usize,
+    /// Length in words, at least 1.
+    pub words: usize,
+}
+
+impl View {
+    /// True if the two views share at least one word.
+    pub fn overlaps(&self, other: &View) -> bool {
+        self.buffer == other.buffer
+            && self.offset < other.offset + other.words
+            && other.offset < self.offset + self.words
+    }
+
+    /// A part of this view, `offset` words in (a multiple of [`VIEW_ALIGNMENT_WORDS`]).
+    pub fn part(&self, offset: usize, words: usize) -> View {
+        assert!(offset.is_multiple_of(VIEW_ALIGNMENT_WORDS), "view starts at word {offset}, unaligned");
+        assert!(offset + words <= self.words, "part [{offset}, +{words}) of a view of {} words", self.words);
+        View { buffer: self.buffer, offset: self.offset + offset, words }
+    }
+}
+
+/// What a kernel does with one of its bindings, read off its SPIR-V by build.rs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+    ReadWrite,
+}
+
+impl Access {
+    pub fn writes(self) -> bool {
+        self != Access::Read
+    }
+
+    pub fn reads(self) -> bool {
+        self != Access::Write
+    }
+}
+
+/// One call of one kernel. Made by the kernel's generated `dispatch` function, never by hand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dispatch {
+    pub kernel: Kernel,
+    /// Values of the kernel's specialization constants, ascending by constant id.
+    pub specialization: Vec<u32>,
+    /// The push constants' bytes, laid out as the kernel's SPIR-V says.
+    pub push: Vec<u8>,
+    /// One view a binding, ascending by binding number.
+    pub views: Vec<View>,
+    /// Workgroups in x, y and z, each between 1 and 65,535.
+    pub groups: [u32; 3],
+}
+
+/// A list of dispatches with the meaning of running one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    pub name: String,
+    pub dispatches: Vec<Dispatch>,
+}
+
+/// Names a recording of a [`Program`] by its index in [`Program::recordings`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RecordingId(pub usize);
+
+/// Everything an executor must know before step 0.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    pub buffers: Vec<BufferSpec>,
+    pub recordings: Vec<Recording>,
+}
+
+impl Program {
+    /// Adds a buffer and returns a view of all of it.
+    pub fn add_buffer(&mut self, name: &str, words: usize, group: Group, residence: Residence) -> View {
+        assert!(words > 0, "buffer {name} is empty");
+        assert!(self.buffers.iter().all(|b| b.name != name), "two buffers are named {name}");
+        let buffer = BufferId(self.buffers.len() as u32);
+        self.buffers.push(BufferSpec { name: name.to_owned(), words, group, residence });
+        View { buffer, offset: 0, words }
+    }
+
+    /// Adds a recording.
+    pub fn add_recording(&mut self, name: &str, dispatches: Vec<Dispatch>) -> RecordingId {
+        self.recordings.push(Recording { name: name.to_owned(), dispatches });
+        RecordingId(self.recordings.len() - 1)
+    }
+
+    pub fn spec(&self, buffer: BufferId) -> &BufferSpec {
+        &self.buffers[buffer.0 as usize]
+    }
+
+    /// Bytes the program will take, ring copies included, by group in the groups' order.
+    pub fn bytes_by_group(&self) -> std::collections::BTreeMap<Group, u64> {
+        let mut bytes = std::collections::BTreeMap::new();
+        for b in &self.buffers {
+            let copies = if b.residence == Residence::Device { 1 } else { RING_SLOTS };
+            *bytes.entry(b.group).or_insert(0) += (align_words(b.words) * 4 * copies) as u64;
+        }
+        bytes
+    }
+
+    /// The largest single buffer in bytes: a device must be able to bind it whole.
+    pub fn largest_buffer(&self) -> Option<&BufferSpec> {
+        self.buffers.iter().max_by_key(|b| b.words)
+    }
+}
+
+/// What a recording may know of the device it is made for. It chooses between kernels and tile
+/// shapes that give the same bits; it never changes a result in `exact` precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// Workgroup shared memory and barriers are fast (a GPU). False on a CPU-type device, where
+    /// one invocation should compute a whole tile alone.
+    pub fast_shared_memory: bool,
+}
+
+/// Names one submit, in the order they were made, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// Runs a program. There are two: `vulkan::VulkanExecutor` and `cpu::CpuExecutor`.
+///
+/// Submits run in order. `submit` may return before the device has finished; it blocks only when
+/// the recording's ring slot is still in use, that is, when submit n - [`RING_SLOTS`] of the same
+/// recording has not finished.
+pub trait Executor {
+    /// Copies `words` into a [`Residence::Device`] buffer, after all earlier submits.
+    fn write(&mut self, view: View, words: &[u32]) -> Result<()>;
+
+    /// Copies a [`Residence::Device`] buffer out, after all earlier submits.
+    fn read(&mut self, view: View) -> Result<Vec<u32>>;
+
+    /// Starts one run of a recording. `uploads` gives the whole content of every
+    /// [`Residence::Upload`] buffer that the recording reads.
+    fn submit(&mut self, recording: RecordingId, uploads: &[(BufferId, &[u32])]) -> Result<Ticket>;
+
+    /// Waits for a submit and copies out one of its [`Residence::Readback`] buffers. The ticket
+    /// must be among the recording's last [`RING_SLOTS`] submits.
+    fn fetch(&mut self, ticket: Ticket, buffer: BufferId) -> Result<Vec<u32>>;
+
+    /// Waits for everything submitted so far.
+    fn wait_idle(&mut self) -> Result<()>;
+
+    /// Zero-fills every [`Residence::Device`] buffer, as loading did.
+    fn clear(&mut self) -> Result<()>;
+}
