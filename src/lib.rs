@@ -5,6 +5,11 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+
+pub mod config;
+
+pub mod model;
+
 pub mod recording;
 
 pub mod kernels;
