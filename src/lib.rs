@@ -8,6 +8,8 @@ pub mod error;
 
 pub mod config;
 
+pub mod data;
+
 pub mod model;
 
 pub mod recording;
