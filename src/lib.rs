@@ -7,4 +7,8 @@
 pub mod error;
 pub mod recording;
 
+pub mod exact;
 pub mod kernels;
+pub mod ops;
+
+pub mod cpu;
