@@ -212,6 +212,16 @@ fn the_whole_interface_is_reflected() {
 }
 
 #[test]
+fn declarations_that_are_never_used_are_reflected_too() {
+    let declarations = "layout(set = 0, binding = 1) readonly buffer C { float c[]; };\n\
+                        layout(set = 0, binding = 1) readonly buffer D { vec4 c_vec4[]; };\n\
+                        layout(set = 0, binding = 2) writeonly buffer E { uint e[]; };";
+    let bindings = build(&shader(declarations, "a[i] = c_vec4[i].x;")).unwrap().interface.bindings;
+    let bindings: Vec<_> = bindings.iter().map(|b| (b.name.as_str(), b.access)).collect();
+    assert_eq!(bindings, [("a", Access::ReadWrite), ("c", Access::Read), ("e", Access::Write)]);
+}
+
+#[test]
 fn interfaces_that_rust_cannot_call_are_refused() {
     let b = "layout(std430, set = 0, binding = ";
     let planted = [
