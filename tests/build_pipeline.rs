@@ -1,4 +1,4 @@
-//! The build pipeline on planted shaders: what it refuses, what it reflects, and what it puts into the SPIR-V.
+//! The build pipeline on planted shaders: what it refuses, what it reflects, what it adds to the SPIR-V.
 
 #[allow(dead_code)]
 #[path = "../build/compile.rs"]
