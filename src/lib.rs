@@ -12,3 +12,4 @@ pub mod kernels;
 pub mod ops;
 
 pub mod cpu;
+pub mod vulkan;
