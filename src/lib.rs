@@ -5,6 +5,13 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+
+pub mod config;
+
+pub mod data;
+
+pub mod model;
+
 pub mod recording;
 
 pub mod exact;
