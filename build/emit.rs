@@ -60,7 +60,7 @@ pub fn kernels_rs(kernels: &[Kernel]) -> String {
 /// One kernel's module.
 fn module(kernel: &Kernel) -> String {
     let Kernel { stem, path, interface, .. } = kernel;
-    let mut body = String::from("use crate::recording::{Dispatch, View};\n\n");
+    let mut body = String::from("use super::*;\nuse crate::recording::{Dispatch, View};\n\n");
     body += &description(kernel);
     body += &push(&interface.push);
     body += &specialization(&interface.specialization);
@@ -71,36 +71,41 @@ fn module(kernel: &Kernel) -> String {
 }
 
 fn description(kernel: &Kernel) -> String {
-    let Kernel { stem, exact, interface, words, .. } = kernel;
-    let [x, y, z] = interface.local_size;
-    let mut rust = format!(
-        "static SPIRV: [u32; {}] = include!(concat!(env!(\"OUT_DIR\"), \"/{stem}.words\"));\n\n",
-        words.len()
-    );
-    rust += "pub(super) static DESCRIPTION: super::Description = super::Description {\n";
-    rust += &format!("    name: \"{stem}\",\n    spirv: &SPIRV,\n    bindings: &[\n");
-    for Binding { name, access, element } in &interface.bindings {
-        rust += &format!(
-            "        super::Binding {{ name: \"{name}\", access: crate::recording::Access::{access:?}, \
-             element: super::Element::{element:?} }},\n"
-        );
-    }
-    rust += "    ],\n    push_members: &[\n";
-    for Member { name, offset, element } in &interface.push {
-        rust += &format!(
-            "        super::Member {{ name: \"{name}\", offset: {offset}, element: super::Element::{element:?} }},\n"
-        );
-    }
-    rust += "    ],\n    specialization: &[\n";
-    for SpecConstant { name, id, default } in &interface.specialization {
-        rust +=
-            &format!("        super::SpecConstant {{ name: \"{name}\", id: {id}, default: {default} }},\n");
-    }
-    rust += &format!(
-        "    ],\n    local_size: [{x}, {y}, {z}],\n    exact: {exact},\n    hash: \"{}\",\n}};\n\n",
-        kernel.hash()
-    );
-    rust
+    let Kernel { stem, exact, interface, .. } = kernel;
+    let binding = |Binding { name, access, element }: &Binding| {
+        format!("Binding {{ name: \"{name}\", access: Access::{access:?}, element: Element::{element:?} }}")
+    };
+    let member = |Member { name, offset, element }: &Member| {
+        format!("Member {{ name: \"{name}\", offset: {offset}, element: Element::{element:?} }}")
+    };
+    let constant = |SpecConstant { name, id, default }: &SpecConstant| {
+        format!("SpecConstant {{ name: \"{name}\", id: {id}, default: {default} }}")
+    };
+    let bindings = list(interface.bindings.iter().map(binding));
+    let members = list(interface.push.iter().map(member));
+    let constants = list(interface.specialization.iter().map(constant));
+    let local_size = interface.local_size;
+    format!(
+        "pub(super) static DESCRIPTION: Description = Description {{\n    \
+             name: \"{stem}\",\n    \
+             spirv: &SPIRV,\n    \
+             bindings: &[{bindings}],\n    \
+             push_members: &[{members}],\n    \
+             specialization: &[{constants}],\n    \
+             local_size: {local_size:?},\n    \
+             exact: {exact},\n    \
+             hash: \"{}\",\n\
+         }};\n\n\
+         static SPIRV: [u32; {}] = include!(concat!(env!(\"OUT_DIR\"), \"/{stem}.words\"));\n\n",
+        kernel.hash(),
+        kernel.words.len()
+    )
+}
+
+/// The items of an array, one a line.
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: String = items.map(|item| format!("\n        {item},")).collect();
+    if items.is_empty() { items } else { items + "\n    " }
 }
 
 fn push(members: &[Member]) -> String {
@@ -177,7 +182,7 @@ fn dispatch(kernel: &Kernel) -> String {
         "/// One call of the kernel, over `groups` workgroups in x, y and z.\n\
          pub fn dispatch(push: Push, specialization: Specialization, bindings: Bindings, groups: [u32; 3]) -> Dispatch {{\n    \
              Dispatch {{\n        \
-                 kernel: super::Kernel::{},\n        \
+                 kernel: Kernel::{},\n        \
                  specialization: specialization.to_words(),\n        \
                  push: push.to_bytes(),\n        \
                  views: vec![{}],\n        \
@@ -232,11 +237,11 @@ fn structure<'f>(name: &str, fields: impl Iterator<Item = (&'f str, &'f str)>) -
 
 /// The expression that makes a structure, as the body of a method.
 fn construct<'f>(name: &str, values: impl Iterator<Item = (&'f str, String)>) -> String {
-    let values: Vec<String> = values.map(|(field, value)| format!("{field}: {value}")).collect();
-    match values.as_slice() {
-        [] => format!("        {name} {{}}\n"),
-        values => format!("        {name} {{ {} }}\n", values.join(", ")),
+    let values: String = values.map(|(field, value)| format!("            {field}: {value},\n")).collect();
+    if values.is_empty() {
+        return format!("        {name} {{}}\n");
     }
+    format!("        {name} {{\n{values}        }}\n")
 }
 
 fn scalar(element: Element) -> &'static str {

@@ -1,6 +1,7 @@
 //! Refuses exact kernels that contain float instructions whose result Vulkan does not fix to the bit.
 //!
 //! The list says what is allowed; what it does not name is refused, instructions that do not exist yet included.
+//! Expressions of literals alone never get here: the compiler has folded them into one literal.
 
 use crate::compile::File;
 use crate::harden::is_float_arithmetic;

@@ -2,5 +2,6 @@
 
 /// What |x| < 2^-50 becomes is +0, so that no product of two stored values is subnormal.
 pub fn snap(x: f32) -> f32 {
-    if x.abs() < 8.881_784_2e-16 { 0.0 } else { x }
+    const LIMIT: f32 = 1.0 / (1_u64 << 50) as f32;
+    if x.abs() < LIMIT { 0.0 } else { x }
 }

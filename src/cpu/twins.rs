@@ -157,3 +157,95 @@ fn borrow_pieces<'a>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::accumulate;
+    use crate::recording::BufferId;
+    use Access::{Read, ReadWrite, Write};
+
+    fn view(buffer: u32, offset: usize, words: usize) -> View {
+        View { buffer: BufferId(buffer), offset, words }
+    }
+
+    /// Buffer 0 holds 0, 1, 2, ...; buffer 1 holds 1000, 1001, ...
+    fn buffers() -> Vec<Vec<u32>> {
+        vec![(0..1024).collect(), (1000..1512).collect()]
+    }
+
+    /// Each slice's first word, length and whether it may be written.
+    fn shapes(views: &[View], accesses: &[Access]) -> std::result::Result<Vec<(u32, usize, bool)>, Fault> {
+        let mut buffers = buffers();
+        let slices = split_views(&mut buffers, views, accesses)?;
+        let shape = |slice: &Slice| match slice {
+            Slice::Read(words) => (words[0], words.len(), false),
+            Slice::Write(words) => (words[0], words.len(), true),
+        };
+        Ok(slices.iter().map(shape).collect())
+    }
+
+    #[test]
+    fn disjoint_pieces_of_one_buffer_are_borrowed_together_in_binding_order() {
+        let views = [view(0, 512, 64), view(1, 64, 448), view(0, 0, 64), view(0, 64, 128), view(0, 576, 448)];
+        let expected =
+            [(512, 64, true), (1064, 448, false), (0, 64, true), (64, 128, false), (576, 448, true)];
+        assert_eq!(shapes(&views, &[Write, Read, ReadWrite, Read, Write]).unwrap(), expected);
+    }
+
+    #[test]
+    fn shared_views_may_overlap_beside_an_exclusive_one() {
+        let views = [view(0, 128, 200), view(0, 64, 128), view(0, 328, 8), view(0, 64, 128), view(0, 0, 64)];
+        let expected = [(128, 200, false), (64, 128, false), (328, 8, true), (64, 128, false), (0, 64, true)];
+        assert_eq!(shapes(&views, &[Read, Read, Write, Read, ReadWrite]).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_written_through_a_slice_arrives_in_the_buffer() {
+        let mut buffers = buffers();
+        for slice in split_views(&mut buffers, &[view(0, 64, 2), view(1, 0, 1)], &[Write, Write]).unwrap() {
+            if let Slice::Write(words) = slice {
+                words.fill(7);
+            }
+        }
+        assert_eq!(buffers[0][63..67], [63, 7, 7, 66]);
+        assert_eq!(buffers[1][..2], [7, 1001]);
+    }
+
+    #[test]
+    fn overlap_with_a_written_view_is_a_fault() {
+        // Found in whichever order the views come, by one word or whole, nested or chained.
+        let overlaps = |views: &[View], accesses: &[Access]| shapes(views, accesses).unwrap_err();
+        assert_eq!(overlaps(&[view(0, 0, 65), view(0, 64, 64)], &[Write, Read]), Fault::Overlap(0, 1));
+        assert_eq!(overlaps(&[view(0, 64, 64), view(0, 0, 65)], &[Write, Read]), Fault::Overlap(0, 1));
+        assert_eq!(overlaps(&[view(1, 0, 64), view(1, 0, 64)], &[ReadWrite, Write]), Fault::Overlap(0, 1));
+        let nested = [view(0, 0, 512), view(0, 64, 64), view(0, 256, 64)];
+        assert_eq!(overlaps(&nested, &[Read, Read, Write]), Fault::Overlap(0, 2));
+        assert!(shapes(&nested, &[Read, Read, Read]).is_ok());
+    }
+
+    #[test]
+    fn views_outside_their_buffer_are_a_fault() {
+        assert_eq!(shapes(&[view(0, 0, 1), view(1, 512, 1)], &[Read, Read]), Err(Fault::OutOfBounds(1)));
+        assert_eq!(shapes(&[view(0, 1000, 25)], &[Write]), Err(Fault::OutOfBounds(0)));
+        assert_eq!(shapes(&[view(2, 0, 1)], &[Read]), Err(Fault::OutOfBounds(0)));
+    }
+
+    #[test]
+    fn a_dispatch_reaches_its_twin() {
+        let bits = |values: [f32; 3]| values.map(f32::to_bits).to_vec();
+        let mut buffers = vec![bits([1.0, 2.0, 1e-20]), bits([0.5, -2.0, -1e-20])];
+        let push = accumulate::Push { count: 3, first: 0 };
+        let bindings = accumulate::Bindings { addend: view(0, 0, 3), sum: view(1, 0, 3) };
+        let mut dispatch = accumulate::dispatch(push, Default::default(), bindings, [1, 1, 1]);
+        run(&dispatch, split(&mut buffers, &dispatch).unwrap());
+        assert_eq!(buffers[1], bits([1.5, 0.0, 0.0]));
+
+        dispatch.views[1] = view(0, 0, 3);
+        let message = split(&mut buffers, &dispatch).err().unwrap().to_string();
+        assert!(message.starts_with("accumulate: addend and sum overlap"), "{message}");
+        dispatch.views.pop();
+        let message = split(&mut buffers, &dispatch).err().unwrap().to_string();
+        assert_eq!(message, "accumulate: 1 views are bound, the kernel has 2 bindings");
+    }
+}
