@@ -52,6 +52,13 @@ pub struct Layout {
     pub trans: bool,
 }
 
+impl Layout {
+    /// True if every stored row starts at a multiple of four elements, so that kernels may move four at once.
+    pub fn rows_start_at_quads(&self) -> bool {
+        [self.ld, self.outer, self.inner].iter().all(|step| step.is_multiple_of(4))
+    }
+}
+
 /// C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n]), `batches` times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use super::band::Band;
 use super::pack::{Scratch, pack_columns};
 use super::problem::Problem;
-use super::tile::{K_BLOCK, tile_columns, tile_rows};
+use super::tile::{tile_columns, tile_rows};
+use crate::exact::K_BLOCK;
 
 /// Packed B is at most about this many floats (4 MiB): it stays in cache while rows pass by.
 const PACKED_B_FLOATS: usize = 1 << 20;
