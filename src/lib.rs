@@ -5,6 +5,13 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+
+pub mod config;
+
+pub mod data;
+
+pub mod model;
+
 pub mod recording;
 
 pub mod exact;
@@ -12,3 +19,4 @@ pub mod kernels;
 pub mod ops;
 
 pub mod cpu;
+pub mod vulkan;

@@ -16,8 +16,8 @@ pub use philox::{
     dropout_scale, dropout_threshold, fill_normal, normal_block, philox, random_u32, random_words, unit,
 };
 pub use reduce::{
-    COLUMN_LANES, K_BLOCK, ROW_LANES, column_sums, column_sums_by, column_tree, dot, dot_by, row_max, row_max_by,
-    row_sum, row_sum_by, row_tree,
+    COLUMN_LANES, K_BLOCK, ROW_LANES, column_sums, column_sums_by, column_tree, dot, dot_by, row_max,
+    row_max_by, row_sum, row_sum_by, row_tree,
 };
 
 /// What [`math`](self) calculates with. The tests compile the same file a second time over a type that

@@ -26,7 +26,13 @@ pub struct Matrix {
 impl Matrix {
     /// One matrix, stored row by row, `ld` elements from one row to the next.
     pub fn new(view: View, ld: usize) -> Matrix {
-        Matrix { view, layout: Layout { ld, outer: 0, inner: 0, trans: false } }
+        Matrix { view, layout: Layout { ld, ..Layout::default() } }
+    }
+
+    /// The matrix starts this many elements further on.
+    pub fn at(mut self, elements: usize) -> Matrix {
+        self.layout.start += elements;
+        self
     }
 
     /// The operand is the transpose of what is stored.

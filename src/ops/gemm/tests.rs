@@ -36,7 +36,7 @@ struct Case {
     trans_a: bool,
     trans_b: bool,
     use_bias: bool,
-    /// Elements left unused at the end of each stored row.
+    /// Elements left unused before the first row and at the end of each.
     gap: usize,
     outer: usize,
     inner: usize,
@@ -65,12 +65,12 @@ impl Case {
         let stacked = |rows: usize, columns: usize, trans: bool| {
             let (rows, columns) = if trans { (columns, rows) } else { (rows, columns) };
             let ld = columns + gap;
-            Layout { ld, inner: rows * ld + gap, outer: inner * (rows * ld + gap) + gap, trans }
+            Layout { start: gap, ld, inner: rows * ld + gap, outer: inner * (rows * ld + gap) + gap, trans }
         };
         let mut c = stacked(m, n, false);
         if self.side_by_side {
             let ld = inner * (n + gap);
-            c = Layout { ld, inner: n + gap, outer: m * ld, trans: false };
+            c = Layout { start: gap, ld, inner: n + gap, outer: m * ld, trans: false };
         }
         let (a, b) = (stacked(m, k, self.trans_a), stacked(k, n, self.trans_b));
         let (use_bias, causal) = (self.use_bias, self.causal);

@@ -1,0 +1,127 @@
+//! The small closed choices of the command line: device, precision, where to resume from.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What `--device` asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The best device there is: a Vulkan GPU, else the CPU executor.
+    #[default]
+    Auto,
+    /// The built-in CPU executor.
+    Cpu,
+    /// The Vulkan device of this number in `hlx devices`.
+    Index(usize),
+    /// The Vulkan device whose name contains this text, case ignored.
+    Name(String),
+}
+
+impl From<String> for DeviceChoice {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "auto" => DeviceChoice::Auto,
+            "cpu" => DeviceChoice::Cpu,
+            _ => text.parse().map(DeviceChoice::Index).unwrap_or(DeviceChoice::Name(text)),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(text.to_owned().into())
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Index(index) => write!(f, "{index}"),
+            DeviceChoice::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> String {
+        choice.to_string()
+    }
+}
+
+/// What the arithmetic promises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
+pub enum Precision {
+    /// The same bits on every device.
+    #[default]
+    Exact,
+}
+
+impl Precision {
+    /// Every precision there is.
+    pub const ALL: &'static [Precision] = &[Precision::Exact];
+
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Exact => "exact",
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Precision::ALL.iter().copied().find(|p| p.name() == text).ok_or_else(|| {
+            let names: Vec<_> = Precision::ALL.iter().map(|p| p.name()).collect();
+            format!("there is no precision `{text}`; choose from: {}", names.join(", "))
+        })
+    }
+}
+
+impl TryFrom<String> for Precision {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Precision> for &'static str {
+    fn from(precision: Precision) -> &'static str {
+        precision.name()
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What `--resume` asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResumeFrom {
+    /// The newest whole checkpoint of the run folder.
+    Auto,
+    /// This run folder's newest whole checkpoint, or exactly this checkpoint folder.
+    Path(PathBuf),
+}
+
+impl FromStr for ResumeFrom {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(if text == "auto" { ResumeFrom::Auto } else { ResumeFrom::Path(text.into()) })
+    }
+}

@@ -1,0 +1,285 @@
+//! A training run's configuration with every value decided and checked.
+
+use std::path::PathBuf;
+
+use super::model::{usage, within};
+use super::{DeviceChoice, ModelConfig, Precision, Preset, TrainOptions};
+use crate::error::{Error, Result};
+
+/// How long to train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    Epochs(u64),
+    Steps(u64),
+}
+
+/// How often to save. The last step is always saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckpointEvery {
+    /// 0: only the last step.
+    Epochs(u64),
+    /// At least 1.
+    Steps(u64),
+}
+
+/// Everything that decides a training run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainConfig {
+    /// `None`: the corpus built into the program.
+    pub corpus: Option<PathBuf>,
+    pub val_corpus: Option<PathBuf>,
+    /// Part of the corpus kept for validation, in [0, 0.9]; 0 with a `val_corpus`.
+    pub val_fraction: f64,
+
+    /// The name the shape started from.
+    pub model: Preset,
+    /// The shape. `vocab_size` is 0 until the tokenizer is known: see [`TrainConfig::model_config`].
+    shape: ModelConfig,
+    pub init_from: Option<PathBuf>,
+
+    pub length: Length,
+    /// Windows in a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches in a step.
+    pub grad_accum: usize,
+    pub lr: f64,
+    pub min_lr: f64,
+    pub warmup_steps: u64,
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// 0: no limit.
+    pub grad_clip: f64,
+    pub seed: u64,
+    pub precision: Precision,
+    pub device: DeviceChoice,
+
+    /// Steps; 0: only after the last.
+    pub eval_every: u64,
+    pub checkpoint_every: CheckpointEvery,
+    /// 0: all.
+    pub keep_last: usize,
+    /// `None`: named after the corpus and the model.
+    pub out: Option<PathBuf>,
+}
+
+impl TrainConfig {
+    /// Decides what was left open and checks everything. `base` is the shape of the model folder
+    /// behind `--init-from`: it stands in for the preset, and a shape given beside it must agree.
+    pub fn resolve(options: TrainOptions, base: Option<&ModelConfig>) -> Result<TrainConfig> {
+        let o = options;
+        let model = o.model.unwrap_or_default();
+        let shape = resolve_shape(&o, model, base)?;
+        let lr = o.lr.unwrap_or(1e-3);
+        let config = TrainConfig {
+            val_fraction: match (&o.val_corpus, o.val_fraction) {
+                (Some(_), Some(_)) => return both("--val-fraction", "--val-corpus"),
+                (Some(_), None) => 0.0,
+                (None, fraction) => fraction.unwrap_or(0.1),
+            },
+            corpus: o.corpus,
+            val_corpus: o.val_corpus,
+            model,
+            shape,
+            init_from: o.init_from,
+            length: match (o.epochs, o.steps) {
+                (Some(_), Some(_)) => return both("--epochs", "--steps"),
+                (Some(epochs), None) => Length::Epochs(epochs),
+                (None, steps) => Length::Steps(steps.unwrap_or(1500)),
+            },
+            batch_size: o.batch_size.unwrap_or(12),
+            grad_accum: o.grad_accum.unwrap_or(1),
+            lr,
+            min_lr: o.min_lr.unwrap_or(lr / 10.0),
+            warmup_steps: o.warmup_steps.unwrap_or(100),
+            weight_decay: o.weight_decay.unwrap_or(0.1),
+            beta1: o.beta1.unwrap_or(0.9),
+            beta2: o.beta2.unwrap_or(0.99),
+            eps: o.eps.unwrap_or(1e-8),
+            grad_clip: o.grad_clip.unwrap_or(1.0),
+            seed: o.seed.unwrap_or(1337),
+            precision: o.precision.unwrap_or_default(),
+            device: o.device.unwrap_or_default(),
+            eval_every: o.eval_every.unwrap_or(250),
+            checkpoint_every: match (o.checkpoint_every, o.checkpoint_every_steps) {
+                (Some(_), Some(_)) => return both("--checkpoint-every", "--checkpoint-every-steps"),
+                (None, Some(steps)) => CheckpointEvery::Steps(steps),
+                (epochs, None) => CheckpointEvery::Epochs(epochs.unwrap_or(10)),
+            },
+            keep_last: o.keep_last.unwrap_or(3),
+            out: o.out,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The model's configuration, now that the size of the vocabulary is known.
+    pub fn model_config(&self, vocab_size: usize) -> ModelConfig {
+        ModelConfig { vocab_size, ..self.shape.clone() }
+    }
+
+    /// Tokens in a window.
+    pub fn context(&self) -> usize {
+        self.shape.context
+    }
+
+    /// Probability of zeroing an activation.
+    pub fn dropout(&self) -> f64 {
+        self.shape.dropout
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.model_config(1).validate()?;
+        match self.length {
+            Length::Epochs(0) => return usage("--epochs 0 trains nothing: give at least 1".into()),
+            Length::Steps(0) => return usage("--steps 0 trains nothing: give at least 1".into()),
+            _ => {}
+        }
+        if self.checkpoint_every == CheckpointEvery::Steps(0) {
+            return usage(
+                "--checkpoint-every-steps 0: give at least 1, or --checkpoint-every 0 to save only the end"
+                    .into(),
+            );
+        }
+        within("--batch-size", self.batch_size, 1, 1 << 16)?;
+        within("--grad-accum", self.grad_accum, 1, 1 << 16)?;
+        // TOML's integers are signed: a larger seed could not be written down with the run.
+        if self.seed > i64::MAX as u64 {
+            return usage(format!("--seed {} is above {}", self.seed, i64::MAX));
+        }
+        between("--val-fraction", self.val_fraction, 0.0, 0.9)?;
+        if !(self.lr > 0.0 && self.lr <= 100.0) {
+            return usage(format!("--lr {} is not above 0 and at most 100", self.lr));
+        }
+        if !(self.min_lr >= 0.0 && self.min_lr <= self.lr) {
+            return usage(format!("--min-lr {} is not between 0 and --lr {}", self.min_lr, self.lr));
+        }
+        between("--weight-decay", self.weight_decay, 0.0, 100.0)?;
+        // Above this, 1 - beta has lost most of its bits in f32 and the bias correction with it.
+        between("--beta1", self.beta1, 0.0, 0.99999)?;
+        between("--beta2", self.beta2, 0.0, 0.99999)?;
+        // Below this, a moment snapped to zero could divide by almost nothing.
+        between("--eps", self.eps, 1e-12, 1.0)?;
+        between("--grad-clip", self.grad_clip, 0.0, 1e6)
+    }
+
+    /// The options that resolve to this configuration again.
+    pub fn to_options(&self) -> TrainOptions {
+        let c = self.clone();
+        let (epochs, steps) = match c.length {
+            Length::Epochs(n) => (Some(n), None),
+            Length::Steps(n) => (None, Some(n)),
+        };
+        let (checkpoint_every, checkpoint_every_steps) = match c.checkpoint_every {
+            CheckpointEvery::Epochs(n) => (Some(n), None),
+            CheckpointEvery::Steps(n) => (None, Some(n)),
+        };
+        TrainOptions {
+            val_fraction: c.val_corpus.is_none().then_some(c.val_fraction),
+            corpus: c.corpus,
+            val_corpus: c.val_corpus,
+            model: Some(c.model),
+            n_layer: Some(c.shape.n_layer),
+            d_model: Some(c.shape.d_model),
+            n_head: Some(c.shape.n_head),
+            d_ff: Some(c.shape.d_ff),
+            context: Some(c.shape.context),
+            dropout: Some(c.shape.dropout),
+            init_from: c.init_from,
+            epochs,
+            steps,
+            batch_size: Some(c.batch_size),
+            grad_accum: Some(c.grad_accum),
+            lr: Some(c.lr),
+            min_lr: Some(c.min_lr),
+            warmup_steps: Some(c.warmup_steps),
+            weight_decay: Some(c.weight_decay),
+            beta1: Some(c.beta1),
+            beta2: Some(c.beta2),
+            eps: Some(c.eps),
+            grad_clip: Some(c.grad_clip),
+            seed: Some(c.seed),
+            precision: Some(c.precision),
+            device: Some(c.device),
+            eval_every: Some(c.eval_every),
+            checkpoint_every,
+            checkpoint_every_steps,
+            keep_last: Some(c.keep_last),
+            out: c.out,
+        }
+    }
+
+    /// The text of the run's `config.toml`. The run's folder is left out, so that training again
+    /// from the file makes a new one.
+    pub fn to_toml(&self) -> Result<String> {
+        let options = TrainOptions { out: None, ..self.to_options() };
+        let keys = toml::to_string(&options)
+            .map_err(|error| Error::Usage(format!("the configuration cannot be written as TOML: {error}")))?;
+        Ok(format!("# Every option of this run: `hlx train --config FILE` trains it again.\n{keys}"))
+    }
+
+    /// A fingerprint of everything that decides the weights except how long to train: two runs with
+    /// the same hash and corpus take the same steps. Where results go does not count.
+    pub fn training_hash(&self) -> Result<String> {
+        let options = TrainOptions {
+            corpus: None,
+            val_corpus: None,
+            device: None,
+            eval_every: None,
+            checkpoint_every: None,
+            checkpoint_every_steps: None,
+            keep_last: None,
+            out: None,
+            init_from: None,
+            model: None,
+            ..self.to_options()
+        };
+        let text = toml::to_string(&options).expect("numbers and names are TOML");
+        Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
+    }
+}
+
+fn resolve_shape(o: &TrainOptions, preset: Preset, base: Option<&ModelConfig>) -> Result<ModelConfig> {
+    let dropout = o.dropout.unwrap_or(0.0);
+    let Some(base) = base else {
+        let preset = preset.config(0);
+        let d_model = o.d_model.unwrap_or(preset.d_model);
+        return Ok(ModelConfig {
+            context: o.context.unwrap_or(preset.context),
+            d_model,
+            n_layer: o.n_layer.unwrap_or(preset.n_layer),
+            n_head: o.n_head.unwrap_or(preset.n_head),
+            d_ff: o.d_ff.unwrap_or(4 * d_model),
+            dropout,
+            ..preset
+        });
+    };
+    let from =
+        o.init_from.as_deref().map_or("the model".into(), |dir| format!("--init-from {}", dir.display()));
+    let agree = |flag: &str, given: Option<usize>, there: usize| match given {
+        Some(given) if given != there => {
+            usage(format!("{flag} {given} disagrees with {from}, which has {there}: leave {flag} out"))
+        }
+        _ => Ok(()),
+    };
+    agree("--context", o.context, base.context)?;
+    agree("--d-model", o.d_model, base.d_model)?;
+    agree("--n-layer", o.n_layer, base.n_layer)?;
+    agree("--n-head", o.n_head, base.n_head)?;
+    agree("--d-ff", o.d_ff, base.d_ff)?;
+    Ok(ModelConfig { vocab_size: 0, dropout, ..base.clone() })
+}
+
+fn both<T>(a: &str, b: &str) -> Result<T> {
+    usage(format!("{a} and {b} say the same thing twice: give one of them"))
+}
+
+/// Refuses a number outside `low..=high`, and NaN.
+fn between(flag: &str, value: f64, low: f64, high: f64) -> Result<()> {
+    if (low..=high).contains(&value) {
+        Ok(())
+    } else {
+        usage(format!("{flag} {value} is not in {low}..={high}"))
+    }
+}
