@@ -158,9 +158,9 @@ void main() {
     if (column >= push.n || is_unwanted(row + ROWS, column)) {
         return;
     }
-    uint a_start = batch_start(push.a_start, push.a_outer, push.a_inner);
-    uint b_start = batch_start(push.b_start, push.b_outer, push.b_inner);
-    uint c_start = batch_start(push.c_start, push.c_outer, push.c_inner);
+    uint a_start = batch_start(push.a_first, push.a_outer, push.a_inner);
+    uint b_start = batch_start(push.b_first, push.b_outer, push.b_inner);
+    uint c_start = batch_start(push.c_first, push.c_outer, push.c_inner);
     if (row + ROWS <= push.m && column + COLUMNS <= push.n) {
         multiply_whole_tile(row, column, a_start, b_start, c_start);
     } else {

@@ -21,10 +21,10 @@ layout(push_constant) uniform Push {
     uint b_inner;
     uint c_outer;
     uint c_inner;
-    uint causal;  // one of the four below
-    uint a_start; // first element of batch 0
-    uint b_start;
-    uint c_start;
+    uint causal; // one of the four below
+    uint a_first; // the first element
+    uint b_first;
+    uint c_first;
 } push;
 
 const uint CAUSAL_NONE = 0;
@@ -42,8 +42,8 @@ layout(constant_id = 4) const uint WIDE_C = 0;
 const uint K_BLOCK = 256;
 
 // First element of this workgroup's batch.
-uint batch_start(uint start, uint outer, uint inner) {
-    return start + gl_WorkGroupID.z / push.batch_inner * outer + gl_WorkGroupID.z % push.batch_inner * inner;
+uint batch_start(uint first, uint outer, uint inner) {
+    return first + gl_WorkGroupID.z / push.batch_inner * outer + gl_WorkGroupID.z % push.batch_inner * inner;
 }
 
 // The terms that the sums of the rows first <= i < end need.

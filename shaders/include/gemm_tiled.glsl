@@ -128,9 +128,9 @@ void main() {
     if (is_unwanted(corner.y + TILE_ROWS, corner.x)) {
         return;
     }
-    uint a_start = batch_start(push.a_start, push.a_outer, push.a_inner);
-    uint b_start = batch_start(push.b_start, push.b_outer, push.b_inner);
-    uint c_start = batch_start(push.c_start, push.c_outer, push.c_inner);
+    uint a_start = batch_start(push.a_first, push.a_outer, push.a_inner);
+    uint b_start = batch_start(push.b_first, push.b_outer, push.b_inner);
+    uint c_start = batch_start(push.c_first, push.c_outer, push.c_inner);
     uint across = gl_LocalInvocationIndex % SIDE;
     uint down = gl_LocalInvocationIndex / SIDE;
 

@@ -85,9 +85,9 @@ pub fn push(problem: &Problem) -> kernels::gemm::Push {
         c_outer: word(problem.c.outer),
         c_inner: word(problem.c.inner),
         causal: problem.causal.code(),
-        a_start: word(problem.a.start),
-        b_start: word(problem.b.start),
-        c_start: word(problem.c.start),
+        a_first: word(problem.a.first),
+        b_first: word(problem.b.first),
+        c_first: word(problem.c.first),
     }
 }
 
@@ -113,8 +113,8 @@ fn problem(push: &[u8], specialization: &[u32], groups: [u32; 3]) -> Problem {
     let push = kernels::gemm::Push::from_bytes(push);
     let specialization = kernels::gemm::Specialization::from_words(specialization);
     let size = |word: u32| word as usize;
-    let layout = |start, ld, outer, inner, trans: u32| Layout {
-        start: size(start),
+    let layout = |first, ld, outer, inner, trans: u32| Layout {
+        first: size(first),
         ld: size(ld),
         outer: size(outer),
         inner: size(inner),
@@ -125,9 +125,9 @@ fn problem(push: &[u8], specialization: &[u32], groups: [u32; 3]) -> Problem {
         k: size(push.k),
         n: size(push.n),
         use_bias: push.use_bias != 0,
-        a: layout(push.a_start, push.lda, push.a_outer, push.a_inner, specialization.trans_a),
-        b: layout(push.b_start, push.ldb, push.b_outer, push.b_inner, specialization.trans_b),
-        c: layout(push.c_start, push.ldc, push.c_outer, push.c_inner, 0),
+        a: layout(push.a_first, push.lda, push.a_outer, push.a_inner, specialization.trans_a),
+        b: layout(push.b_first, push.ldb, push.b_outer, push.b_inner, specialization.trans_b),
+        c: layout(push.c_first, push.ldc, push.c_outer, push.c_inner, 0),
         batch_inner: size(push.batch_inner),
         batches: size(groups[2]),
         causal: Causal::from_code(push.causal),

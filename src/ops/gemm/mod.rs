@@ -26,12 +26,12 @@ pub struct Matrix {
 impl Matrix {
     /// One matrix, stored row by row, `ld` elements from one row to the next.
     pub fn new(view: View, ld: usize) -> Matrix {
-        Matrix { view, layout: Layout { ld, ..Layout::default() } }
+        Matrix { view, layout: Layout { first: 0, ld, outer: 0, inner: 0, trans: false } }
     }
 
-    /// The matrix starts this many elements further on.
-    pub fn at(mut self, elements: usize) -> Matrix {
-        self.layout.start += elements;
+    /// The first element lies `first` elements into the view.
+    pub fn at(mut self, first: usize) -> Matrix {
+        self.layout.first = first;
         self
     }
 

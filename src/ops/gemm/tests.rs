@@ -65,12 +65,12 @@ impl Case {
         let stacked = |rows: usize, columns: usize, trans: bool| {
             let (rows, columns) = if trans { (columns, rows) } else { (rows, columns) };
             let ld = columns + gap;
-            Layout { start: gap, ld, inner: rows * ld + gap, outer: inner * (rows * ld + gap) + gap, trans }
+            Layout { first: gap, ld, inner: rows * ld + gap, outer: inner * (rows * ld + gap) + gap, trans }
         };
         let mut c = stacked(m, n, false);
         if self.side_by_side {
             let ld = inner * (n + gap);
-            c = Layout { start: gap, ld, inner: n + gap, outer: m * ld, trans: false };
+            c = Layout { first: 2 * gap, ld, inner: n + gap, outer: m * ld, trans: false };
         }
         let (a, b) = (stacked(m, k, self.trans_a), stacked(k, n, self.trans_b));
         let (use_bias, causal) = (self.use_bias, self.causal);

@@ -55,6 +55,8 @@ pub fn multiply(problem: &Problem, operands: Operands<'_>) {
 pub fn multiply_with<S: Simd>(simd: S, problem: &Problem, operands: Operands<'_>) {
     let Operands { a, b, c, bias } = operands;
     problem.check(a.len(), b.len(), c.len(), bias.len());
+    let (a, b, c) = (&a[problem.a.first..], &b[problem.b.first..], &mut c[problem.c.first..]);
+    let problem = &problem.from_first_elements();
     let product = Product { simd, problem, a, b, bias };
     let one_flops = problem.flops() / problem.batches as u64;
     let pieces = split_batches(problem, c);
