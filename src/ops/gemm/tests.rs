@@ -36,7 +36,7 @@ struct Case {
     trans_a: bool,
     trans_b: bool,
     use_bias: bool,
-    /// Elements left unused before the first row and at the end of each.
+    /// Elements left unused at the end of each stored row.
     gap: usize,
     outer: usize,
     inner: usize,

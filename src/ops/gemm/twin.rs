@@ -85,8 +85,7 @@ fn split_batches<'a>(problem: &Problem, c: &'a mut [f32]) -> Vec<Piece<'a>> {
     let outer_len = (inner - 1) * problem.c.inner + one;
     let apart = |step: usize, len: usize, count: usize| count > 1 && step >= len;
 
-    let start = problem.c.start;
-    let mut pieces = vec![Piece { batches: 0..problem.batches, start, c: &mut c[start..] }];
+    let mut pieces = vec![Piece { batches: 0..problem.batches, start: 0, c }];
     if apart(problem.c.outer, outer_len, outer) {
         pieces = pieces.into_iter().flat_map(|p| split_piece(p, inner, problem.c.outer)).collect();
     }
