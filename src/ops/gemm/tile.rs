@@ -2,9 +2,7 @@
 
 use pulp::Simd;
 
-/// Products are summed inside blocks of this many terms, then block by block: part of the exact
-/// contract, the same in every kernel.
-pub const K_BLOCK: usize = 256;
+pub use crate::exact::K_BLOCK;
 
 /// Vectors in a row of a tile.
 pub const VECTORS: usize = 2;
