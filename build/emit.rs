@@ -2,7 +2,6 @@
 
 use crate::kernel::Kernel;
 use crate::reflect::{Access, Binding, Element, Member, SpecConstant};
-use std::fmt::Write;
 use std::path::Path;
 
 /// Writes everything to `out_dir`. The error names the shader whose names Rust cannot take.
@@ -162,15 +161,12 @@ fn specialization(constants: &[SpecConstant]) -> String {
 
 fn bindings(bindings: &[Binding]) -> String {
     let mut rust = String::from(
-        "/// What the kernel works on, in the order of the binding numbers.\n#[derive(Clone, Copy, Debug)]\npub struct Bindings {\n",
+        "/// What the kernel works on, in the order of the binding numbers.\n\
+         #[derive(Clone, Copy, Debug)]\npub struct Bindings {\n",
     );
     for Binding { name, access, element } in bindings {
-        let _ = write!(
-            rust,
-            "    /// {}, {}.\n    pub {name}: View,\n",
-            access_in_words(*access),
-            scalar(*element)
-        );
+        let (access, element) = (access_in_words(*access), scalar(*element));
+        rust += &format!("    /// {access}, {element}.\n    pub {name}: View,\n");
     }
     rust + "}\n\n"
 }
@@ -198,7 +194,8 @@ fn args(bindings: &[Binding]) -> String {
     let mut rust = String::from(
         "/// What the CPU twin works on: the same values, and slices of exactly the bound views.\n",
     );
-    rust += "pub struct Args<'a> {\n    pub push: Push,\n    pub specialization: Specialization,\n    pub groups: [u32; 3],\n";
+    rust += "pub struct Args<'a> {\n    pub push: Push,\n    pub specialization: Specialization,\n";
+    rust += "    pub groups: [u32; 3],\n";
     for Binding { name, access, element } in bindings {
         let mutable = if *access == Access::Read { "" } else { "mut " };
         rust += &format!("    pub {name}: &'a {mutable}[{}],\n", scalar(*element));
@@ -214,10 +211,11 @@ pub fn twins_rs(kernels: &[Kernel]) -> String {
     for kernel in kernels {
         let stem = &kernel.stem;
         rust += &format!("        Kernel::{} => twin::{stem}(kernels::{stem}::Args {{\n", variant(kernel));
-        rust += &format!("            push: kernels::{stem}::Push::from_bytes(&dispatch.push),\n");
-        rust += &format!(
-            "            specialization: kernels::{stem}::Specialization::from_words(&dispatch.specialization),\n"
-        );
+        for (field, kind, source) in
+            [("push", "Push", "from_bytes"), ("specialization", "Specialization", "from_words")]
+        {
+            rust += &format!("            {field}: kernels::{stem}::{kind}::{source}(&dispatch.{field}),\n");
+        }
         rust += "            groups: dispatch.groups,\n";
         for Binding { name, access, element } in &kernel.interface.bindings {
             let kind = if *access == Access::Read { "read" } else { "write" };

@@ -1,4 +1,4 @@
-//! Reads a kernel's interface off its SPIR-V: bindings, push constants, specialization constants, workgroup size.
+//! Reads a kernel's interface off its SPIR-V: bindings, push and specialization constants, workgroup size.
 
 use crate::harden::storage_buffers;
 use crate::spirv::{Index, literal, reference};

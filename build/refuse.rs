@@ -1,6 +1,6 @@
 //! Refuses exact kernels that contain float instructions whose result Vulkan does not fix to the bit.
 //!
-//! The list says what is allowed; what it does not name is refused, instructions that do not exist yet included.
+//! The list says what is allowed; what it does not name is refused, future instructions included.
 //! Expressions of literals alone never get here: the compiler has folded them into one literal.
 
 use crate::compile::File;

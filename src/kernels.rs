@@ -1,7 +1,7 @@
 //! The kernels as Rust sees them: what build.rs generated from `shaders/*.comp`, and the types it is made of.
 //!
-//! There is one module a kernel, named like its shader file, with `Push`, `Specialization`, `Bindings`, `Args`
-//! and `dispatch`. To change any of them, change the GLSL.
+//! There is one module a kernel, named like its shader file, with `Push`, `Specialization`, `Bindings`,
+//! `Args` and `dispatch`. To change any of them, change the GLSL.
 
 use crate::recording::Access;
 

@@ -19,3 +19,4 @@ pub mod kernels;
 pub mod ops;
 
 pub mod cpu;
+pub mod vulkan;

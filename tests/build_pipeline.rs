@@ -1,4 +1,4 @@
-//! The build pipeline on planted shaders: what it refuses, what it reflects, and what it puts into the SPIR-V.
+//! The build pipeline on planted shaders: what it refuses, what it reflects, what it adds to the SPIR-V.
 
 #[allow(dead_code)]
 #[path = "../build/compile.rs"]
@@ -209,6 +209,16 @@ fn the_whole_interface_is_reflected() {
     let constants: Vec<_> = specialization.iter().map(|c| (c.id, c.name.as_str(), c.default)).collect();
     assert_eq!(constants, [(2, "use_bias", 1), (7, "tile", 4), (9, "local_size_x", 32)]);
     assert_eq!(local_size, [32, 2, 1]);
+}
+
+#[test]
+fn declarations_that_are_never_used_are_reflected_too() {
+    let declarations = "layout(set = 0, binding = 1) readonly buffer C { float c[]; };\n\
+                        layout(set = 0, binding = 1) readonly buffer D { vec4 c_vec4[]; };\n\
+                        layout(set = 0, binding = 2) writeonly buffer E { uint e[]; };";
+    let bindings = build(&shader(declarations, "a[i] = c_vec4[i].x;")).unwrap().interface.bindings;
+    let bindings: Vec<_> = bindings.iter().map(|b| (b.name.as_str(), b.access)).collect();
+    assert_eq!(bindings, [("a", Access::ReadWrite), ("c", Access::Read), ("e", Access::Write)]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The interface of the basic kernels, which other programs and later kernels rely on, as reflected from their SPIR-V.
+//! The interface of the basic kernels, which later kernels rely on, as reflected from their SPIR-V.
 
 use hlx::kernels::{Element, Kernel};
 use hlx::recording::Access;

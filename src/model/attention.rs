@@ -3,7 +3,7 @@
 use crate::model::arena::Arena;
 use crate::model::linear::Linear;
 use crate::ops::dropout::Dropout;
-use crate::ops::gemm::{Causal, Gemm, Matrix};
+use crate::ops::gemm::{Causal, Gemm, Matrix, Pass};
 use crate::ops::softmax::{self, AttentionShape};
 use crate::ops::Recorder;
 use crate::recording::View;
@@ -75,8 +75,18 @@ impl Attention {
         Matrix::new(squares, t).batched(self.shape.n_head * t * t, t * t)
     }
 
-    fn product(&self, m: usize, k: usize, n: usize, causal: Causal) -> Gemm {
-        Gemm::new(m, k, n).batch(self.shape.batch, self.shape.n_head).causal(causal)
+    /// One product a head of each sequence. `sizes` are m, k and n.
+    fn multiply(
+        &self,
+        r: &mut Recorder,
+        pass: Pass,
+        sizes: [usize; 3],
+        causal: Causal,
+        [a, b, c]: [Matrix; 3],
+    ) {
+        let (batch_outer, batch_inner) = (self.shape.batch, self.shape.n_head);
+        let product = Gemm { batch_outer, batch_inner, causal, ..Gemm::new(pass, sizes, a, b, c) };
+        r.add(product.record(&r.traits));
     }
 
     /// output [B,T,C] from input [B,T,C].
@@ -94,10 +104,11 @@ impl Attention {
         self.qkv.forward(r, params, input, saved.qkv);
         let (q, k, v) = (self.part_of(saved.qkv, 0), self.part_of(saved.qkv, 1), self.part_of(saved.qkv, 2));
         let scores = self.squares_of(scratch.scores);
-        self.product(t, d, t, Causal::LowerOutput).record(r, q, k.transposed(), scores);
+        self.multiply(r, Pass::Forward, [t, d, t], Causal::LowerOutput, [q, k.transposed(), scores]);
         softmax::forward(r, self.shape, scratch.scores, saved.probs);
-        let probs = self.masked(r, step_number, saved.probs, scratch);
-        self.product(t, t, d, Causal::LowerA).record(r, self.squares_of(probs), v, self.heads_of(saved.heads));
+        let probs = self.squares_of(self.masked(r, step_number, saved.probs, scratch));
+        let heads = self.heads_of(saved.heads);
+        self.multiply(r, Pass::Forward, [t, t, d], Causal::LowerA, [probs, v, heads]);
         self.proj.forward(r, params, saved.heads, output);
     }
 
@@ -133,13 +144,9 @@ impl Attention {
         self.proj.backward(r, params, grads, saved.heads, d_output, d_heads, partials);
         let d_out = self.heads_of(d_heads);
         let probs = self.squares_of(self.masked(r, step_number, saved.probs, scratch));
-        self.product(t, t, d, Causal::UpperA).gradient().record(r, probs.transposed(), d_out, dv);
-        self.product(t, d, t, Causal::LowerOutput).gradient().record(
-            r,
-            d_out,
-            v.transposed(),
-            self.squares_of(scratch.scores),
-        );
+        let d_probs = self.squares_of(scratch.scores);
+        self.multiply(r, Pass::Backward, [t, t, d], Causal::UpperA, [probs.transposed(), d_out, dv]);
+        self.multiply(r, Pass::Backward, [t, d, t], Causal::LowerOutput, [d_out, v.transposed(), d_probs]);
         let mut d_scores = scratch.scores;
         if let (Some(dropout), Some([_, unmasked])) = (&self.dropout, scratch.dropped) {
             dropout.apply(r, scratch.scores, step_number, unmasked);
@@ -147,8 +154,8 @@ impl Attention {
         }
         softmax::backward(r, self.shape, saved.probs, saved.heads, d_heads, d_scores);
         let ds = self.squares_of(d_scores);
-        self.product(t, t, d, Causal::LowerA).gradient().record(r, ds, k, dq);
-        self.product(t, t, d, Causal::UpperA).gradient().record(r, ds.transposed(), q, dk);
+        self.multiply(r, Pass::Backward, [t, t, d], Causal::LowerA, [ds, k, dq]);
+        self.multiply(r, Pass::Backward, [t, t, d], Causal::UpperA, [ds.transposed(), q, dk]);
         self.qkv.backward(r, params, grads, input, d_qkv, d_input, partials);
     }
 }

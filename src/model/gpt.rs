@@ -8,7 +8,7 @@ use crate::model::mlp;
 use crate::model::norm::Norm;
 use crate::ops::column_sum::COLUMN_LANES;
 use crate::ops::dropout::Dropout;
-use crate::ops::gemm::{Gemm, Matrix};
+use crate::ops::gemm::{Gemm, Matrix, Pass};
 use crate::ops::softmax::AttentionShape;
 use crate::ops::{cross_entropy, embedding, Recorder};
 use crate::recording::{Group, Program, Residence, View};
@@ -166,12 +166,14 @@ impl Gpt {
             block.forward(r, self.params, inputs.step_number, input, saved, &a.scratch, output);
         }
         self.ln_f.op(self.params, a.stats).forward(r, a.stream(layers.blocks.len()), a.normed);
-        Gemm::new(self.positions(), c, self.config.vocab_size).record(
-            r,
+        let output = Gemm::new(
+            Pass::Forward,
+            [self.positions(), c, self.config.vocab_size],
             Matrix::new(a.normed, c),
             Matrix::new(wte, c).transposed(),
             Matrix::new(self.logits, self.config.vocab_size),
         );
+        r.add(output.record(&r.traits));
     }
 
     /// Losses [N] of every position, after [`Gpt::record_forward`].
@@ -230,18 +232,23 @@ impl Gpt {
         let wte = self.arena.view(self.params, "transformer.wte.weight");
         let d_wte = self.arena.view(grads, "transformer.wte.weight");
         let d_logits = Matrix::new(a.d_logits, v);
-        Gemm::new(self.positions(), v, c).gradient().record(
-            r,
+        let normed = Matrix::new(a.normed, c);
+        let of_input = Gemm::new(
+            Pass::Backward,
+            [self.positions(), v, c],
             d_logits,
             Matrix::new(wte, c),
             Matrix::new(d_normed, c),
         );
-        Gemm::new(v, self.positions(), c).gradient().record(
-            r,
+        let of_weight = Gemm::new(
+            Pass::Backward,
+            [v, self.positions(), c],
             d_logits.transposed(),
-            Matrix::new(a.normed, c),
+            normed,
             Matrix::new(d_wte, c),
         );
+        r.add(of_input.record(&r.traits));
+        r.add(of_weight.record(&r.traits));
     }
 }
 

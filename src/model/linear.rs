@@ -2,7 +2,7 @@
 
 use crate::model::arena::Arena;
 use crate::ops::column_sum;
-use crate::ops::gemm::{Gemm, Matrix};
+use crate::ops::gemm::{Gemm, Matrix, Pass};
 use crate::ops::Recorder;
 use crate::recording::View;
 
@@ -36,10 +36,14 @@ impl Linear {
     /// output [N,out] = input [N,in] W + b.
     pub fn forward(&self, r: &mut Recorder, params: View, input: View, output: View) {
         let rows = input.words / self.d_in;
-        let weight = Matrix::new(self.weight(params), self.d_out);
-        Gemm::new(rows, self.d_in, self.d_out)
-            .with_bias(self.bias(params))
-            .record(r, Matrix::new(input, self.d_in), weight, Matrix::new(output, self.d_out));
+        let product = Gemm::new(
+            Pass::Forward,
+            [rows, self.d_in, self.d_out],
+            Matrix::new(input, self.d_in),
+            Matrix::new(self.weight(params), self.d_out),
+            Matrix::new(output, self.d_out),
+        );
+        r.add(Gemm { bias: Some(self.bias(params)), ..product }.record(&r.traits));
     }
 
     /// From d_output [N,out]: d_input [N,in], and the parameters' gradients into the arena `grads`.
@@ -56,19 +60,23 @@ impl Linear {
         partials: View,
     ) {
         let rows = input.words / self.d_in;
-        let d_out = Matrix::new(d_output, self.d_out);
-        Gemm::new(rows, self.d_out, self.d_in).gradient().record(
-            r,
-            d_out,
+        let d_output_rows = Matrix::new(d_output, self.d_out);
+        let of_input = Gemm::new(
+            Pass::Backward,
+            [rows, self.d_out, self.d_in],
+            d_output_rows,
             Matrix::new(self.weight(params), self.d_out).transposed(),
             Matrix::new(d_input, self.d_in),
         );
-        Gemm::new(self.d_in, rows, self.d_out).gradient().record(
-            r,
+        let of_weight = Gemm::new(
+            Pass::Backward,
+            [self.d_in, rows, self.d_out],
             Matrix::new(input, self.d_in).transposed(),
-            d_out,
+            d_output_rows,
             Matrix::new(self.weight(grads), self.d_out),
         );
+        r.add(of_input.record(&r.traits));
+        r.add(of_weight.record(&r.traits));
         column_sum::column_sum(r, d_output, self.bias(grads), partials);
     }
 }
