@@ -2,11 +2,11 @@
 #extension GL_GOOGLE_include_directive : require
 // Applies one function of the exact arithmetic to every input word: what a device is admitted by, and what
 // tests hold to the CPU over every input. The functions' numbers are their places in ops::exact_probe.
+layout(local_size_x = 64) in;
+
 #include "exact.glsl"
 #include "philox.glsl"
 #include "flat.glsl"
-
-layout(local_size_x = 64) in;
 
 layout(std430, set = 0, binding = 0) readonly buffer Input { uint input_[]; };     // [count]
 layout(std430, set = 0, binding = 1) writeonly buffer Output { uint output_[]; };  // [count]

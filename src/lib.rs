@@ -10,13 +10,15 @@ pub mod config;
 
 pub mod data;
 
+pub mod train;
+
 pub mod model;
 
-pub mod recording;
+pub mod ops;
 
 pub mod exact;
 pub mod kernels;
-pub mod ops;
+pub mod recording;
 
 pub mod cpu;
 pub mod vulkan;

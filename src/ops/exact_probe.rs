@@ -175,3 +175,69 @@ pub fn compare(function: usize, input: &[u32], got: &[u32]) -> Option<Difference
     let i = wanted.iter().zip(got).position(|(wanted, got)| wanted != got)?;
     Some(Difference { function: FUNCTIONS[function].name, input: input[i], wanted: wanted[i], got: got[i] })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::hint::black_box;
+
+    /// Results of the vectorized twin.
+    fn results(function: usize, input: &[u32]) -> Vec<u32> {
+        let mut output = vec![0; input.len()];
+        exact_probe(exact_probe::Args {
+            push: exact_probe::Push { count: input.len() as u32, function: function as u32 },
+            specialization: Default::default(),
+            groups: [1, 1, 1],
+            input,
+            output: &mut output,
+        });
+        output
+    }
+
+    #[test]
+    fn vectorized_results_are_the_scalar_ones() {
+        let scalar: [fn(f32) -> f32; 11] = [
+            exact::snap,
+            exact::snap_moment,
+            exact::recip,
+            exact::rsqrt,
+            exact::sqrt,
+            exact::exp,
+            exact::log,
+            exact::sigmoid,
+            exact::gelu,
+            exact::gelu_grad,
+            exact::tanh,
+        ];
+        for (function, one) in scalar.into_iter().enumerate() {
+            let input = sample(function, 100_003);
+            for (x, y) in input.iter().zip(results(function, &input)) {
+                let wanted = black_box(one)(f32::from_bits(*x)).to_bits();
+                assert_eq!(y, wanted, "{} of 0x{x:08x}", FUNCTIONS[function].name);
+            }
+        }
+    }
+
+    #[test]
+    fn samples_lie_in_the_domain_and_reach_each_range() {
+        for (function, Function { name, domain }) in FUNCTIONS.iter().enumerate() {
+            let words = sample(function, 4096);
+            assert!(words.iter().all(|word| domain.iter().any(|range| range.contains(word))), "{name}");
+            for range in domain.iter().filter(|range| range.end() > range.start()) {
+                assert!(words.iter().any(|word| range.contains(word)), "{name}: none in {range:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_wrong_bit_is_named() {
+        for function in 0..FUNCTIONS.len() {
+            let input = sample(function, 1000);
+            let mut got = results(function, &input);
+            assert_eq!(compare(function, &input, &got), None);
+            got[777] ^= 1;
+            let difference = compare(function, &input, &got).expect("a bit differs");
+            assert_eq!((difference.input, difference.got), (input[777], got[777]));
+        }
+    }
+}
