@@ -3,13 +3,12 @@
 //! T is the context: a window has T inputs, and as targets the T tokens one further on.
 
 use crate::error::{Error, Result};
-
-use super::philox::philox;
+use crate::exact::random_words;
 
 /// A target that takes no part in the loss.
 pub const IGNORE: u32 = u32::MAX;
 
-/// What a random number is drawn for: the last word of its counter, so that no two purposes share one.
+/// What a random number is drawn for, so that no two purposes share one.
 #[derive(Clone, Copy)]
 enum Purpose {
     Phase = 0x7068_6173,
@@ -118,8 +117,7 @@ impl TrainingWindows {
 
     /// A random number below `bound`, from 64 random bits: the bias is below bound / 2^64.
     fn below(&self, bound: u64, purpose: Purpose, epoch: u64, index: u32) -> u64 {
-        let counter = [index, epoch as u32, (epoch >> 32) as u32, purpose as u32];
-        let words = philox(counter, [self.seed as u32, (self.seed >> 32) as u32]);
+        let words = random_words(self.seed, purpose as u32, epoch, index);
         let random = u64::from(words[0]) | u64::from(words[1]) << 32;
         ((u128::from(random) * u128::from(bound)) >> 64) as u64
     }
