@@ -12,6 +12,8 @@ pub mod data;
 
 pub mod model;
 
+pub mod checkpoint;
+
 pub mod recording;
 
 pub mod kernels;
