@@ -1,3 +1,104 @@
-//! The kernels as Rust sees them: what build.rs generated from `shaders/*.comp`.
+//! The kernels as Rust sees them: what build.rs generated from `shaders/*.comp`, and the types it is made of.
+//!
+//! There is one module a kernel, named like its shader file, with `Push`, `Specialization`, `Bindings`,
+//! `Args` and `dispatch`. To change any of them, change the GLSL.
+
+use crate::recording::Access;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// What reflection read off a kernel's SPIR-V.
+struct Description {
+    name: &'static str,
+    spirv: &'static [u32],
+    bindings: &'static [Binding],
+    push_members: &'static [Member],
+    specialization: &'static [SpecConstant],
+    local_size: [u32; 3],
+    exact: bool,
+    hash: &'static str,
+}
+
+/// A storage buffer that a kernel binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    pub name: &'static str,
+    pub access: Access,
+    pub element: Element,
+}
+
+/// What a 32-bit word means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    F32,
+    U32,
+}
+
+/// A push constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub name: &'static str,
+    /// In bytes.
+    pub offset: u32,
+    pub element: Element,
+}
+
+/// A specialization constant, always a uint; GLSL's booleans are 0 and 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecConstant {
+    pub name: &'static str,
+    pub id: u32,
+    pub default: u32,
+}
+
+impl Kernel {
+    /// The shader file's name without `.comp`.
+    pub fn name(self) -> &'static str {
+        self.description().name
+    }
+
+    /// The kernel of that name, if there is one.
+    pub fn from_name(name: &str) -> Option<Kernel> {
+        Kernel::ALL.iter().copied().find(|kernel| kernel.name() == name)
+    }
+
+    /// The SPIR-V, as a Vulkan device takes it.
+    pub fn spirv(self) -> &'static [u32] {
+        self.description().spirv
+    }
+
+    /// Ascending by binding number, without gaps from 0.
+    pub fn bindings(self) -> &'static [Binding] {
+        self.description().bindings
+    }
+
+    /// The size of the push constants in bytes; 0 if there are none.
+    pub fn push_bytes(self) -> usize {
+        self.push_members().last().map_or(0, |member| member.offset as usize + 4)
+    }
+
+    /// Ascending by offset.
+    pub fn push_members(self) -> &'static [Member] {
+        self.description().push_members
+    }
+
+    /// Ascending by constant id.
+    pub fn specialization(self) -> &'static [SpecConstant] {
+        self.description().specialization
+    }
+
+    /// Invocations a workgroup in x, y and z, with every specialization constant at its default.
+    pub fn local_size(self) -> [u32; 3] {
+        self.description().local_size
+    }
+
+    /// True if the kernel is under the exact contract: it gives the same bits on every device.
+    pub fn exact(self) -> bool {
+        self.description().exact
+    }
+
+    /// Hexadecimal FNV-1a (64 bits) of the SPIR-V's bytes: changes when the kernel does.
+    pub fn hash(self) -> &'static str {
+        self.description().hash
+    }
+}

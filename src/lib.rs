@@ -16,4 +16,9 @@ pub mod checkpoint;
 
 pub mod recording;
 
+pub mod exact;
 pub mod kernels;
+pub mod ops;
+
+pub mod cpu;
+pub mod vulkan;

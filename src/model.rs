@@ -1,3 +1,4 @@
-//! The model.
+//! The model: GPT-2 as recordings of its forward and backward pass.
 
+pub mod arena;
 pub mod parameters;

@@ -1,0 +1,31 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+// Adds the token embedding's gradient to what the tied output projection left in d_wte.
+//
+// Each (token, channel) is summed by one invocation over the token's positions in ascending order,
+// so no atomics are needed and the order is fixed. The host sorts positions by token once a batch.
+layout(local_size_x = 64) in;
+
+#include "exact.glsl"
+#include "flat.glsl"
+
+layout(std430, set = 0, binding = 0) readonly buffer DOutput { float d_output[]; };  // [B,T,C]
+layout(std430, set = 0, binding = 1) readonly buffer Order { uint order[]; };        // [B*T], positions by token
+layout(std430, set = 0, binding = 2) readonly buffer Starts { uint starts[]; };      // [V+1], where a token's run starts
+layout(std430, set = 0, binding = 3) buffer DWte { float d_wte[]; };                 // [V,C]
+
+layout(push_constant) uniform Push {
+    uint vocab_size;  // V
+    uint d_model;     // C
+} push;
+
+void main() {
+    uint i = flat_index();
+    if (i >= push.vocab_size * push.d_model) return;
+    uint token = i / push.d_model;
+    uint c = i % push.d_model;
+    uint end = starts[token + 1];
+    float sum = 0.0;
+    for (uint k = starts[token]; k < end; ++k) sum = sum + d_output[order[k] * push.d_model + c];
+    d_wte[i] = snap(d_wte[i] + sum);
+}

@@ -1,0 +1,36 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+// Strided partial sums over rows of LayerNorm's parameter gradients:
+//   partials[0,p,c] = sum over rows p, p+64, ... of d_output * n,  partials[1,p,c] the same of d_output.
+// column_finish adds the 64 partial sums of each column.
+layout(local_size_x = 64) in;
+
+#include "exact.glsl"
+#include "column.glsl"
+
+layout(std430, set = 0, binding = 0) readonly buffer DOutput { float d_output[]; };     // [N,C]
+layout(std430, set = 0, binding = 1) readonly buffer Input { float input_[]; };         // [N,C]
+layout(std430, set = 0, binding = 2) readonly buffer Stats { float stats[]; };          // [N,2]: mean, rstd
+layout(std430, set = 0, binding = 3) writeonly buffer Partials { float partials[]; };   // [2,64,C]
+
+layout(push_constant) uniform Push {
+    uint num_positions;  // N
+    uint d_model;        // C
+} push;
+
+void main() {
+    uint i = flat_index();
+    uint size = COLUMN_LANES * push.d_model;
+    if (i >= size) return;
+    uint c = i % push.d_model;
+    float gamma_sum = 0.0;
+    float beta_sum = 0.0;
+    for (uint row = i / push.d_model; row < push.num_positions; row += COLUMN_LANES) {
+        uint at = row * push.d_model + c;
+        float n = snap(snap(input_[at] - stats[2 * row]) * stats[2 * row + 1]);
+        gamma_sum = gamma_sum + d_output[at] * n;
+        beta_sum = beta_sum + d_output[at];
+    }
+    partials[i] = gamma_sum;
+    partials[size + i] = beta_sum;
+}

@@ -1,0 +1,21 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+// The residual stream after a branch: output = stream + branch, elementwise.
+layout(local_size_x = 256) in;
+
+#include "exact.glsl"
+#include "flat.glsl"
+
+layout(std430, set = 0, binding = 0) readonly buffer Stream { float stream[]; };    // [count]
+layout(std430, set = 0, binding = 1) readonly buffer Branch { float branch[]; };    // [count]
+layout(std430, set = 0, binding = 2) writeonly buffer Output { float output_[]; };  // [count]
+
+layout(push_constant) uniform Push {
+    uint count;
+} push;
+
+void main() {
+    uint i = flat_index();
+    if (i >= push.count) return;
+    output_[i] = snap(stream[i] + branch[i]);
+}

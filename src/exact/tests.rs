@@ -1,0 +1,302 @@
+//! The exact arithmetic's own tests: no subnormals on the way, published random words, sums by definition.
+
+use super::*;
+use std::cmp::Ordering;
+use std::ops::{Add, Mul, Neg, RangeInclusive, Sub};
+
+/// math.rs once more, over a type that panics on a subnormal.
+#[path = "math.rs"]
+mod checked_math;
+
+type Real = Checked;
+
+/// An f32 whose sums, differences and products must not be subnormal.
+#[derive(Clone, Copy)]
+struct Checked(f32);
+
+impl Checked {
+    const fn from_bits(bits: u32) -> Self {
+        Checked(f32::from_bits(bits))
+    }
+
+    fn to_bits(self) -> u32 {
+        self.0.to_bits()
+    }
+
+    fn abs(self) -> Self {
+        Checked(self.0.abs())
+    }
+
+    fn new(result: f32) -> Self {
+        assert!(!result.is_subnormal(), "an intermediate result is subnormal: {result:e}");
+        Checked(result)
+    }
+}
+
+macro_rules! checked_operator {
+    ($operator:ident, $method:ident) => {
+        impl $operator for Checked {
+            type Output = Checked;
+            fn $method(self, other: Checked) -> Checked {
+                Checked::new(self.0.$method(other.0))
+            }
+        }
+
+        impl $operator<Checked> for f32 {
+            type Output = Checked;
+            fn $method(self, other: Checked) -> Checked {
+                Checked::new(self.$method(other.0))
+            }
+        }
+
+        impl $operator<f32> for Checked {
+            type Output = Checked;
+            fn $method(self, other: f32) -> Checked {
+                Checked::new(self.0.$method(other))
+            }
+        }
+    };
+}
+
+checked_operator!(Add, add);
+checked_operator!(Sub, sub);
+checked_operator!(Mul, mul);
+
+impl Neg for Checked {
+    type Output = Checked;
+    fn neg(self) -> Checked {
+        Checked(-self.0)
+    }
+}
+
+impl PartialEq for Checked {
+    fn eq(&self, other: &Checked) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl PartialOrd for Checked {
+    fn partial_cmp(&self, other: &Checked) -> Option<Ordering> {
+        self.0.partial_cmp(&other.0)
+    }
+}
+
+/// A function, the same over the checking type, and its domain as ranges of values of one sign.
+type Pair = (fn(f32) -> f32, fn(Checked) -> Checked, &'static [RangeInclusive<f32>]);
+
+const TINY: f32 = f32::from_bits(0x2680_0000); // 2^-50: the least that snap leaves
+const LEAST: f32 = f32::from_bits(0x0d80_0000); // 2^-100
+const MOST: f32 = f32::from_bits(0x7180_0000); // 2^100
+const SNAPPED: &[RangeInclusive<f32>] = &[0.0..=0.0, TINY..=f32::MAX, -TINY..=f32::MIN];
+const EVERY: &[RangeInclusive<f32>] = &[0.0..=f32::INFINITY, -0.0..=f32::NEG_INFINITY];
+
+const PAIRS: &[Pair] = &[
+    (snap, checked_math::snap, EVERY),
+    (snap_moment, checked_math::snap_moment, EVERY),
+    (recip, checked_math::recip, &[LEAST..=MOST, -LEAST..=-MOST]),
+    (rsqrt, checked_math::rsqrt, &[0.0..=0.0, LEAST..=MOST]),
+    (sqrt, checked_math::sqrt, &[0.0..=0.0, LEAST..=MOST]),
+    (exp, checked_math::exp, EVERY),
+    (log, checked_math::log, &[f32::MIN_POSITIVE..=f32::INFINITY]),
+    (sigmoid, checked_math::sigmoid, EVERY),
+    (gelu, checked_math::gelu, SNAPPED),
+    (gelu_grad, checked_math::gelu_grad, SNAPPED),
+    (tanh, checked_math::tanh, SNAPPED),
+];
+
+#[test]
+fn no_intermediate_result_is_subnormal() {
+    for (function, checked, domain) in PAIRS {
+        for range in *domain {
+            let (first, last) = (range.start().to_bits(), range.end().to_bits());
+            // Each 1021st bit pattern, and the range's edges whole.
+            let edges = (first..=last.min(first + 4096)).chain(last.saturating_sub(4096).max(first)..=last);
+            for bits in edges.chain((first..=last).step_by(1021)) {
+                let result = checked(Checked::from_bits(bits));
+                assert_eq!(result.to_bits(), function(f32::from_bits(bits)).to_bits());
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "subnormal")]
+fn the_checking_type_sees_a_subnormal() {
+    checked_math::gelu(Checked(f32::from_bits(0x0000_1234)));
+}
+
+#[test]
+fn nan_stays_nan() {
+    for (function, _, _) in PAIRS {
+        assert!(function(f32::NAN).is_nan());
+        assert!(function(-f32::NAN).is_nan());
+    }
+}
+
+#[test]
+fn landmarks_are_exact() {
+    assert_eq!(snap(-0.0).to_bits(), 0);
+    assert_eq!(snap(-TINY), -TINY);
+    assert_eq!(snap(-TINY.next_down()).to_bits(), 0);
+    assert_eq!(snap_moment(LEAST), LEAST);
+    assert_eq!(snap_moment(LEAST.next_down()).to_bits(), 0);
+    for power in -99..=99 {
+        let x = libm::ldexpf(1.0, power);
+        assert_eq!(recip(x), libm::ldexpf(1.0, -power));
+        assert_eq!(recip(-x), -libm::ldexpf(1.0, -power));
+    }
+    for n in 0..=4096u16 {
+        assert_eq!(sqrt(f32::from(n) * f32::from(n)), f32::from(n));
+    }
+    assert_eq!((exp(0.0), exp(-87.1).to_bits(), exp(88.1)), (1.0, 0, f32::INFINITY));
+    assert_eq!((log(1.0).to_bits(), log(f32::INFINITY)), (0, f32::INFINITY));
+    assert_eq!((sigmoid(0.0), sigmoid(1e38), snap(sigmoid(-1e38)).to_bits()), (0.5, 1.0, 0));
+    assert_eq!((gelu(1e38), gelu(-1e38).to_bits(), gelu(0.0).to_bits()), (1e38, 0, 0));
+    assert_eq!((gelu_grad(1e38), gelu_grad(-1e38).to_bits(), gelu_grad(0.0)), (1.0, 0, 0.5));
+    assert_eq!((tanh(1e38), tanh(-1e38), tanh(TINY)), (1.0, -1.0, TINY));
+}
+
+/// The constants of both languages, by name: `NAME ... = from_bits(0x...)`, or the bits alone.
+fn constants(source: &str) -> Vec<(String, u32)> {
+    let declaration = |line: &str| {
+        let (left, right) = line.trim_start().strip_prefix("const ")?.split_once(" = ")?;
+        let name = left.split([' ', ':']).find(|word| word.chars().all(|c| !c.is_lowercase()))?;
+        let digits = right.split_once("0x")?.1.replace('_', "");
+        let digits: String = digits.chars().take_while(char::is_ascii_hexdigit).collect();
+        Some((name.to_owned(), u32::from_str_radix(&digits, 16).ok()?))
+    };
+    source.lines().filter_map(declaration).collect()
+}
+
+#[test]
+fn constants_are_the_same_in_both_languages() {
+    let mut rust = constants(include_str!("math.rs"));
+    let glsl = constants(include_str!("../../shaders/include/exact.glsl"));
+    rust.retain(|(name, _)| name != "ZERO"); // a literal in GLSL
+    assert!(rust.len() > 40, "only {} constants were found", rust.len());
+    assert_eq!(rust, glsl);
+}
+
+/// The known answers that Random123, the authors' library, publishes for philox4x32-10.
+#[test]
+fn philox_gives_the_published_words() {
+    let all_ones = u32::MAX;
+    let known: [([u32; 4], [u32; 2], [u32; 4]); 3] = [
+        ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+        ([all_ones; 4], [all_ones; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
+        (
+            [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+            [0xa409_3822, 0x299f_31d0],
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+        ),
+    ];
+    for (counter, key, words) in known {
+        assert_eq!(philox(counter, key), words);
+    }
+    // The third, through hlx's convention: index 4 * block + 2 has the block's third word.
+    let (seed, step) = (0x299f_31d0_a409_3822, 0x0370_7344_1319_8a2e);
+    assert_eq!(random_words(seed, 0x85a3_08d3, step, 0x243f_6a88), known[2].2);
+    assert_eq!(random_u32(7, 8, 9, 4 * 10 + 2), random_words(7, 8, 9, 10)[2]);
+}
+
+#[test]
+fn normal_numbers_are_box_muller_of_the_words() {
+    // From the published words of counter 0 and key 0, calculated with 100 bits.
+    let known = [
+        0.991_137_680_449_366_6,
+        -0.924_662_586_793_741_2,
+        -0.617_608_958_947_368_5,
+        -0.482_068_587_814_666_6,
+    ];
+    for (number, known) in normal_block(0, 0, 0, 0).iter().zip(known) {
+        assert!((number - known).abs() < 1e-14, "{number} is not {known}");
+    }
+    let mut numbers = vec![0.0; 100_001];
+    fill_normal(&mut numbers, 0.02, 42, 1, 0);
+    assert_eq!(numbers[5], (normal_block(42, 1, 0, 1)[1] * 0.02) as f32);
+    let mean = numbers.iter().map(|&x| f64::from(x)).sum::<f64>() / 100_001.0;
+    let variance = numbers.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / 100_001.0;
+    assert!(mean.abs() < 3e-4, "mean {mean}");
+    assert!((variance / 0.0004 - 1.0).abs() < 0.02, "variance {variance}");
+}
+
+#[test]
+fn dropout_helpers_round_once() {
+    assert_eq!((dropout_threshold(0.0), dropout_scale(0.0)), (0, 1.0));
+    assert_eq!((dropout_threshold(0.1), dropout_scale(0.1)), (429_496_730, 1.111_111_2));
+    assert_eq!((dropout_threshold(0.5), dropout_scale(0.5)), (1 << 31, 2.0));
+    assert_eq!((unit(0), unit(u32::MAX)), (1.0 / 4_294_967_296.0, 1.0));
+}
+
+/// Numbers of many magnitudes, so that sums in another order differ.
+fn numbers(count: usize) -> Vec<f32> {
+    let mut numbers = vec![0.0; count];
+    fill_normal(&mut numbers, 1.0, 1, 2, 3);
+    numbers.iter().enumerate().map(|(i, x)| x * libm::ldexpf(1.0, (i * 7 % 19) as i32)).collect()
+}
+
+/// The contract's sum as NUMERICS.md says it: strided lanes, then halves added until one is left.
+fn sum_by_definition(numbers: &[f32], lanes: usize) -> f32 {
+    fn tree(part: &[f32]) -> f32 {
+        match part.split_at(part.len() / 2) {
+            ([], rest) => rest[0],
+            (lower, upper) => tree(&lower.iter().zip(upper).map(|(a, b)| a + b).collect::<Vec<_>>()),
+        }
+    }
+    let lane = |p: usize| numbers.iter().skip(p).step_by(lanes).fold(0.0, |sum, x| sum + x);
+    tree(&(0..lanes).map(lane).collect::<Vec<_>>())
+}
+
+const LENGTHS: [usize; 12] = [0, 1, 2, 31, 32, 33, 63, 64, 65, 257, 1000, 4099];
+
+#[test]
+fn row_sums_follow_the_definition() {
+    for len in LENGTHS {
+        let row = numbers(len);
+        assert_eq!(row_sum(&row).to_bits(), sum_by_definition(&row, ROW_LANES).to_bits(), "length {len}");
+    }
+    let row = numbers(1000);
+    assert_ne!(row_sum(&row), row.iter().sum::<f32>(), "the numbers cannot tell orders apart");
+}
+
+#[test]
+fn column_sums_follow_the_definition() {
+    for rows in LENGTHS {
+        for columns in [1, 15, 16, 17, 40] {
+            let matrix = numbers(rows * columns);
+            let mut sums = vec![0.0; columns];
+            column_sums(&matrix, &mut sums);
+            for (c, sum) in sums.iter().enumerate() {
+                let column: Vec<f32> = matrix.iter().skip(c).step_by(columns).copied().collect();
+                let wanted = sum_by_definition(&column, COLUMN_LANES);
+                assert_eq!(sum.to_bits(), wanted.to_bits(), "column {c} of {rows} x {columns}");
+            }
+        }
+    }
+}
+
+#[test]
+fn row_max_is_the_largest_and_leaves_nan_to_the_sum() {
+    for len in LENGTHS.into_iter().skip(1) {
+        let mut row = numbers(len);
+        let largest = row.iter().copied().fold(f32::MIN, f32::max);
+        assert_eq!(row_max(&row), largest, "length {len}");
+        for place in [0, len / 2, len - 1] {
+            let kept = std::mem::replace(&mut row[place], f32::NAN);
+            let largest = row_max(&row);
+            assert!(row_sum_by(len, |i| exp(row[i] - largest)).is_nan(), "a NaN at {place} of {len} is lost");
+            row[place] = kept;
+        }
+    }
+}
+
+#[test]
+fn dot_products_follow_the_definition() {
+    for len in [0, 1, 255, 256, 257, 512, 1000] {
+        let (a, b) = (numbers(len), numbers(len + 1));
+        let products: Vec<f32> = a.iter().zip(&b[1..]).map(|(a, b)| a * b).collect();
+        let block = |block: &[f32]| block.iter().fold(0.0, |sum, x| sum + x);
+        let wanted = products.chunks(K_BLOCK).map(block).fold(0.0, |sum: f32, x: f32| sum + x);
+        assert_eq!(dot(&a, &b[1..]).to_bits(), wanted.to_bits(), "length {len}");
+    }
+}

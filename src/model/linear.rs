@@ -1,0 +1,82 @@
+//! A linear layer: y = x W + b with W stored [in, out], forward and backward.
+
+use crate::model::arena::Arena;
+use crate::ops::column_sum;
+use crate::ops::gemm::{Gemm, Matrix, Pass};
+use crate::ops::Recorder;
+use crate::recording::View;
+
+/// One linear layer and its gradients' places. weight [in,out], bias [out].
+#[derive(Clone, Copy)]
+pub struct Linear {
+    pub d_in: usize,
+    pub d_out: usize,
+    weight: usize,
+    bias: usize,
+}
+
+impl Linear {
+    /// `name` without `.weight`.
+    pub fn new(arena: &Arena, name: &str, d_in: usize, d_out: usize) -> Linear {
+        let find = |suffix: &str| {
+            let full = format!("{name}.{suffix}");
+            arena.specs.iter().position(|s| s.name == full).unwrap_or_else(|| panic!("there is no {full}"))
+        };
+        Linear { d_in, d_out, weight: arena.offsets[find("weight")], bias: arena.offsets[find("bias")] }
+    }
+
+    fn weight(&self, arena: View) -> View {
+        arena.part(self.weight, self.d_in * self.d_out)
+    }
+
+    fn bias(&self, arena: View) -> View {
+        arena.part(self.bias, self.d_out)
+    }
+
+    /// output [N,out] = input [N,in] W + b.
+    pub fn forward(&self, r: &mut Recorder, params: View, input: View, output: View) {
+        let rows = input.words / self.d_in;
+        let product = Gemm::new(
+            Pass::Forward,
+            [rows, self.d_in, self.d_out],
+            Matrix::new(input, self.d_in),
+            Matrix::new(self.weight(params), self.d_out),
+            Matrix::new(output, self.d_out),
+        );
+        r.add(Gemm { bias: Some(self.bias(params)), ..product }.record(&r.traits));
+    }
+
+    /// From d_output [N,out]: d_input [N,in], and the parameters' gradients into the arena `grads`.
+    /// `partials` is scratch of [64,out].
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward(
+        &self,
+        r: &mut Recorder,
+        params: View,
+        grads: View,
+        input: View,
+        d_output: View,
+        d_input: View,
+        partials: View,
+    ) {
+        let rows = input.words / self.d_in;
+        let d_output_rows = Matrix::new(d_output, self.d_out);
+        let of_input = Gemm::new(
+            Pass::Backward,
+            [rows, self.d_out, self.d_in],
+            d_output_rows,
+            Matrix::new(self.weight(params), self.d_out).transposed(),
+            Matrix::new(d_input, self.d_in),
+        );
+        let of_weight = Gemm::new(
+            Pass::Backward,
+            [self.d_in, rows, self.d_out],
+            Matrix::new(input, self.d_in).transposed(),
+            d_output_rows,
+            Matrix::new(self.weight(grads), self.d_out),
+        );
+        r.add(of_input.record(&r.traits));
+        r.add(of_weight.record(&r.traits));
+        column_sum::column_sum(r, d_output, self.bias(grads), partials);
+    }
+}

@@ -1,0 +1,65 @@
+//! The feed-forward layer: linear, GELU, linear, forward and backward.
+
+use crate::model::arena::Arena;
+use crate::model::linear::Linear;
+use crate::ops::gelu;
+use crate::ops::Recorder;
+use crate::recording::View;
+
+/// One feed-forward layer, C to F to C.
+pub struct Mlp {
+    fc: Linear,
+    proj: Linear,
+}
+
+/// What the forward pass keeps for the backward pass.
+#[derive(Clone, Copy)]
+pub struct Saved {
+    /// [B,T,F], before GELU.
+    pub pre: View,
+    /// [B,T,F], after GELU.
+    pub act: View,
+}
+
+/// Room for values that do not outlive the layer.
+#[derive(Clone, Copy)]
+pub struct Scratch {
+    /// [B,T,F]
+    pub d_wide: View,
+    /// [64,F]
+    pub partials: View,
+}
+
+impl Mlp {
+    pub fn new(arena: &Arena, prefix: &str, d_model: usize, d_ff: usize) -> Mlp {
+        Mlp {
+            fc: Linear::new(arena, &format!("{prefix}.mlp.c_fc"), d_model, d_ff),
+            proj: Linear::new(arena, &format!("{prefix}.mlp.c_proj"), d_ff, d_model),
+        }
+    }
+
+    /// output [B,T,C] from input [B,T,C].
+    pub fn forward(&self, r: &mut Recorder, params: View, input: View, saved: &Saved, output: View) {
+        self.fc.forward(r, params, input, saved.pre);
+        gelu::forward(r, saved.pre, saved.act);
+        self.proj.forward(r, params, saved.act, output);
+    }
+
+    /// d_input [B,T,C] from d_output [B,T,C]; the parameters' gradients into the arena `grads`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward(
+        &self,
+        r: &mut Recorder,
+        params: View,
+        grads: View,
+        input: View,
+        saved: &Saved,
+        scratch: &Scratch,
+        d_output: View,
+        d_input: View,
+    ) {
+        self.proj.backward(r, params, grads, saved.act, d_output, scratch.d_wide, scratch.partials);
+        gelu::backward(r, saved.pre, scratch.d_wide);
+        self.fc.backward(r, params, grads, input, scratch.d_wide, d_input, scratch.partials);
+    }
+}

@@ -1,0 +1,119 @@
+//! The parameter update: clipping by global norm, then AdamW over the flat arena.
+
+use rayon::prelude::*;
+
+use super::grid::{elements_per_task, flat_groups, vectorized};
+use super::Recorder;
+use crate::exact::{recip, snap, snap_moment, sqrt};
+use crate::kernels::{adam_update, clip};
+use crate::recording::View;
+
+/// What does not change from step to step.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW {
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    /// The first so many parameters of the arena decay (the matrices), the rest do not.
+    pub decay_params: usize,
+}
+
+/// Words of the schedule buffer: step_size, inv_sqrt_correction2, decay.
+pub const SCHEDULE_WORDS: usize = 3;
+
+/// What changes from step to step, calculated in f64 and rounded once.
+///
+/// `step` counts from 1. step_size = lr/(1-beta1^step), inv_sqrt_correction2 = 1/sqrt(1-beta2^step),
+/// decay = 1 - lr*weight_decay, as in torch.optim.AdamW (Loshchilov & Hutter 2019).
+pub fn schedule_words(step: u64, lr: f64, beta1: f64, beta2: f64, weight_decay: f64) -> [u32; SCHEDULE_WORDS] {
+    let correction1 = 1.0 - libm::pow(beta1, step as f64);
+    let correction2 = 1.0 - libm::pow(beta2, step as f64);
+    [lr / correction1, 1.0 / libm::sqrt(correction2), 1.0 - lr * weight_decay].map(|x| snap(x as f32).to_bits())
+}
+
+/// The step's mean loss, gradient norm and sum of squares into results [3], the clip factor into factor [1].
+/// max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch.
+#[allow(clippy::too_many_arguments)]
+pub fn clip_factor(
+    r: &mut Recorder,
+    max_norm: f32,
+    inv_count: f32,
+    sum_of_squares: View,
+    loss_sum: View,
+    factor: View,
+    results: View,
+) {
+    r.add(clip::dispatch(
+        clip::Push { max_norm, inv_count },
+        Default::default(),
+        clip::Bindings { sum_of_squares, loss_sum, factor, results },
+        [1, 1, 1],
+    ));
+}
+
+impl AdamW {
+    /// One update in place. params, grads, m, v: the whole arenas; schedule [3]; factor [1].
+    #[allow(clippy::too_many_arguments)]
+    pub fn update(
+        &self,
+        r: &mut Recorder,
+        params: View,
+        grads: View,
+        m: View,
+        v: View,
+        schedule: View,
+        factor: View,
+    ) {
+        assert!(params.words == grads.words && m.words == v.words && params.words == m.words);
+        r.add(adam_update::dispatch(
+            adam_update::Push {
+                num_params: params.words as u32,
+                decay_params: self.decay_params as u32,
+                beta1: self.beta1 as f32,
+                beta2: self.beta2 as f32,
+                one_minus_beta1: (1.0 - self.beta1) as f32,
+                one_minus_beta2: (1.0 - self.beta2) as f32,
+                eps: self.eps as f32,
+            },
+            Default::default(),
+            adam_update::Bindings { params, grads, m, v, schedule, factor },
+            flat_groups(params.words, 256),
+        ));
+    }
+}
+
+/// Twin of shaders/clip.comp.
+pub fn clip(a: clip::Args) {
+    let norm = sqrt(a.sum_of_squares[0]);
+    let clip = snap(a.push.max_norm * recip(norm + 1e-6));
+    let clips = a.push.max_norm > 0.0 && clip < 1.0;
+    a.factor[0] = if clips { clip } else { 1.0 };
+    a.results[0] = a.loss_sum[0] * a.push.inv_count;
+    a.results[1] = norm;
+    a.results[2] = a.sum_of_squares[0];
+}
+
+/// Twin of shaders/adam_update.comp.
+pub fn adam_update(a: adam_update::Args) {
+    let p = a.push;
+    let task = elements_per_task();
+    let clip = a.factor[0];
+    let (step_size, inv_sqrt_correction2, decay) = (a.schedule[0], a.schedule[1], a.schedule[2]);
+    let moments = a.m.par_chunks_mut(task).zip(a.v.par_chunks_mut(task));
+    let tensors = a.params.par_chunks_mut(task).zip(a.grads.par_chunks(task));
+    tensors.zip(moments).enumerate().for_each(|(k, ((params, grads), (m, v)))| {
+        vectorized(|| {
+            let decays = (p.decay_params as usize).saturating_sub(k * task);
+            let elements = params.iter_mut().zip(grads).zip(m.iter_mut()).zip(v.iter_mut());
+            for (i, (((param, grad), m), v)) in elements.enumerate() {
+                let g = snap(grad * clip);
+                *m = snap_moment(p.beta1 * *m + p.one_minus_beta1 * g);
+                *v = snap_moment(p.beta2 * *v + p.one_minus_beta2 * (g * g));
+                let denominator = sqrt(*v) * inv_sqrt_correction2 + p.eps;
+                let step = snap(snap(*m) * recip(denominator)) * step_size;
+                let kept = if i < decays { *param * decay } else { *param };
+                *param = snap(kept - step);
+            }
+        })
+    });
+}

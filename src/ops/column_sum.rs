@@ -1,0 +1,74 @@
+//! Sums over the rows of a matrix (a bias's gradient): 64 strided partial sums, then a fixed tree.
+
+use rayon::prelude::*;
+
+use super::grid::{flat_groups, vectorized};
+use super::Recorder;
+use crate::exact::snap;
+use crate::kernels::{column_finish, column_partials};
+use crate::recording::View;
+
+/// Strided partial sums of a column reduction. Twin of COLUMN_LANES in shaders/include/column.glsl.
+pub const COLUMN_LANES: usize = 64;
+
+/// output[c] = sum over rows of input[:,c]. input [N,C], output [C]; `partials` is scratch of [64,C].
+pub fn column_sum(r: &mut Recorder, input: View, output: View, partials: View) {
+    let columns = output.words;
+    let rows = input.words / columns;
+    assert_eq!(input.words, rows * columns, "column_sum input is [N,C]");
+    let partials = partials.part(0, COLUMN_LANES * columns);
+    r.add(column_partials::dispatch(
+        column_partials::Push { rows: rows as u32, columns: columns as u32 },
+        Default::default(),
+        column_partials::Bindings { input, partials },
+        flat_groups(partials.words, 64),
+    ));
+    finish(r, partials, output);
+}
+
+/// Adds the partial sums [64,C] into output [C].
+pub fn finish(r: &mut Recorder, partials: View, output: View) {
+    let columns = output.words;
+    assert_eq!(partials.words, COLUMN_LANES * columns, "partial sums are [64,C]");
+    r.add(column_finish::dispatch(
+        column_finish::Push { columns: columns as u32 },
+        Default::default(),
+        column_finish::Bindings { partials, output },
+        flat_groups(columns, 64),
+    ));
+}
+
+/// Twin of shaders/column_partials.comp.
+pub fn column_partials(a: column_partials::Args) {
+    let columns = a.push.columns as usize;
+    let rows = a.push.rows as usize;
+    a.partials.par_chunks_mut(columns).enumerate().with_min_len(8).for_each(|(lane, sums)| {
+        vectorized(|| {
+            sums.fill(0.0);
+            for row in (lane..rows).step_by(COLUMN_LANES) {
+                for (s, x) in sums.iter_mut().zip(&a.input[row * columns..][..columns]) {
+                    *s += x;
+                }
+            }
+        })
+    });
+}
+
+/// Twin of shaders/column_finish.comp: the tree, level by level over whole rows of lanes.
+pub fn column_finish(a: column_finish::Args) {
+    let columns = a.push.columns as usize;
+    let mut part = a.partials.to_vec();
+    vectorized(|| {
+        let mut s = COLUMN_LANES / 2;
+        while s > 0 {
+            let (low, high) = part.split_at_mut(s * columns);
+            for (x, y) in low.iter_mut().zip(high.iter()) {
+                *x += y;
+            }
+            s /= 2;
+        }
+        for (o, x) in a.output.iter_mut().zip(&part) {
+            *o = snap(*x);
+        }
+    });
+}

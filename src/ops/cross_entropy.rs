@@ -1,0 +1,92 @@
+//! Cross-entropy of logits against target tokens, and its gradient.
+
+use rayon::prelude::*;
+
+use super::grid::{flat_groups, row_layout, rows_per_task, vectorized};
+use super::rows::{row_max, row_sum};
+use super::Recorder;
+use crate::exact::{exp, log, recip, snap};
+use crate::kernels::{cross_entropy, cross_entropy_backward};
+use crate::recording::View;
+
+/// A target that counts for nothing: its row has loss 0 and gradient 0.
+pub const IGNORE: u32 = u32::MAX;
+
+/// losses[n] and softmax[n,:] of logits [N,V] against targets [N].
+pub fn forward(r: &mut Recorder, logits: View, targets: View, losses: View, softmax: View) {
+    let rows = targets.words;
+    let vocab_size = logits.words / rows;
+    assert_eq!(logits.words, rows * vocab_size, "logits are [N,V]");
+    assert_eq!(losses.words, rows, "losses are [N]");
+    assert_eq!(softmax.words, logits.words, "softmax is [N,V]");
+    let layout = row_layout(rows, &r.traits);
+    r.add(cross_entropy::dispatch(
+        cross_entropy::Push { rows: rows as u32, vocab_size: vocab_size as u32 },
+        cross_entropy::Specialization { local_size_x: layout.row_width, local_size_y: layout.rows_per_group },
+        cross_entropy::Bindings { logits, targets, losses, softmax },
+        layout.groups,
+    ));
+}
+
+/// Turns softmax [N,V] into the gradient of the loss, in place; `scale` is 1 / positions in the whole batch.
+pub fn backward(r: &mut Recorder, targets: View, softmax_to_gradient: View, scale: f32) {
+    let rows = targets.words;
+    let vocab_size = softmax_to_gradient.words / rows;
+    r.add(cross_entropy_backward::dispatch(
+        cross_entropy_backward::Push { rows: rows as u32, vocab_size: vocab_size as u32, scale },
+        Default::default(),
+        cross_entropy_backward::Bindings { targets, gradient: softmax_to_gradient },
+        flat_groups(softmax_to_gradient.words, 256),
+    ));
+}
+
+/// Twin of shaders/cross_entropy.comp.
+pub fn cross_entropy(a: cross_entropy::Args) {
+    let width = a.push.vocab_size as usize;
+    let rows = rows_per_task(width);
+    let outputs = a.softmax.par_chunks_mut(rows * width).zip(a.losses.par_chunks_mut(rows));
+    let inputs = a.logits.par_chunks(rows * width).zip(a.targets.par_chunks(rows));
+    outputs.zip(inputs).for_each(|((softmax, losses), (logits, targets))| {
+        vectorized(|| {
+            let outputs = softmax.chunks_exact_mut(width).zip(losses);
+            let inputs = logits.chunks_exact(width).zip(targets);
+            for ((softmax, loss), (logits, &target)) in outputs.zip(inputs) {
+                let largest = row_max(logits, |x| x);
+                for (e, x) in softmax.iter_mut().zip(logits) {
+                    *e = snap(exp(x - largest));
+                }
+                let sum = row_sum([softmax], |[e]| e);
+                let inv_sum = recip(sum);
+                for p in softmax.iter_mut() {
+                    *p = snap(*p * inv_sum);
+                }
+                *loss = if target == IGNORE {
+                    0.0
+                } else {
+                    snap(log(sum) + (largest - logits[target as usize]))
+                };
+            }
+        })
+    });
+}
+
+/// Twin of shaders/cross_entropy_backward.comp.
+pub fn cross_entropy_backward(a: cross_entropy_backward::Args) {
+    let width = a.push.vocab_size as usize;
+    let rows = rows_per_task(width);
+    let scale = a.push.scale;
+    a.gradient.par_chunks_mut(rows * width).zip(a.targets.par_chunks(rows)).for_each(|(gradients, targets)| {
+        vectorized(|| {
+            for (gradient, &target) in gradients.chunks_exact_mut(width).zip(targets) {
+                if target == IGNORE {
+                    gradient.fill(0.0);
+                    continue;
+                }
+                for (v, g) in gradient.iter_mut().enumerate() {
+                    let hit = if v == target as usize { 1.0 } else { 0.0 };
+                    *g = snap(snap(*g - hit) * scale);
+                }
+            }
+        })
+    });
+}

@@ -1,0 +1,145 @@
+//! The numbers that say what one batched matrix product is: sizes, layouts, strides, triangles.
+
+use std::ops::Range;
+
+/// Which triangle of a square product is not needed, or is known to be zero (causal attention).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Causal {
+    /// Everything counts.
+    #[default]
+    None,
+    /// Only elements with column <= row are wanted. An implementation writes at least those;
+    /// what stands above the diagonal afterwards is unspecified, and nobody may read it.
+    LowerOutput,
+    /// op(A)[i, p] is zero for p > i, and those zeros are written: a sum may end early.
+    LowerA,
+    /// op(A)[i, p] is zero for p < i, and those zeros are written: a sum may start late.
+    UpperA,
+}
+
+impl Causal {
+    /// The value that stands in the kernels' push constants.
+    pub fn code(self) -> u32 {
+        match self {
+            Causal::None => 0,
+            Causal::LowerOutput => 1,
+            Causal::LowerA => 2,
+            Causal::UpperA => 3,
+        }
+    }
+
+    pub fn from_code(code: u32) -> Causal {
+        match code {
+            0 => Causal::None,
+            1 => Causal::LowerOutput,
+            2 => Causal::LowerA,
+            3 => Causal::UpperA,
+            _ => panic!("causal mode {code} does not exist"),
+        }
+    }
+}
+
+/// Where one operand's matrices lie in memory, counted in elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// From one stored row to the next.
+    pub ld: usize,
+    /// From one outer batch to the next.
+    pub outer: usize,
+    /// From one inner batch to the next.
+    pub inner: usize,
+    /// The stored matrix is the transpose of the operand. Never set for the result.
+    pub trans: bool,
+}
+
+/// C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n]), `batches` times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
+    pub use_bias: bool,
+    pub a: Layout,
+    pub b: Layout,
+    pub c: Layout,
+    /// Batch z is inner batch z % batch_inner of outer batch z / batch_inner.
+    pub batch_inner: usize,
+    pub batches: usize,
+    pub causal: Causal,
+}
+
+impl Problem {
+    /// The first element of batch `z` of an operand.
+    pub fn start(&self, layout: Layout, z: usize) -> usize {
+        z / self.batch_inner * layout.outer + z % self.batch_inner * layout.inner
+    }
+
+    /// Stored rows and columns of A.
+    pub fn stored_a(&self) -> (usize, usize) {
+        if self.a.trans { (self.k, self.m) } else { (self.m, self.k) }
+    }
+
+    /// Stored rows and columns of B.
+    pub fn stored_b(&self) -> (usize, usize) {
+        if self.b.trans { (self.n, self.k) } else { (self.k, self.n) }
+    }
+
+    /// Elements from the first to one past the last that an operand of `rows` x `columns` touches.
+    pub fn extent(&self, layout: Layout, (rows, columns): (usize, usize)) -> usize {
+        let last_outer = (self.batches - 1) / self.batch_inner * layout.outer;
+        let last_inner = (self.batch_inner.min(self.batches) - 1) * layout.inner;
+        last_outer + last_inner + (rows - 1) * layout.ld + columns
+    }
+
+    /// The terms that matter to the sums of the rows `rows`.
+    ///
+    /// Leaving out the zero terms of a triangle keeps every bit: a sum starts at +0 and x + y is
+    /// -0 only if both are -0, so no partial sum is ever -0; and x + (+0) = x + (-0) = x for every
+    /// x that is not -0.
+    pub fn terms(&self, rows: Range<usize>) -> Range<usize> {
+        match self.causal {
+            Causal::None | Causal::LowerOutput => 0..self.k,
+            Causal::LowerA => 0..rows.end.min(self.k),
+            Causal::UpperA => rows.start.min(self.k - 1)..self.k,
+        }
+    }
+
+    /// True if no element of these rows from `first_column` on is wanted.
+    pub fn unwanted(&self, rows: Range<usize>, first_column: usize) -> bool {
+        self.causal == Causal::LowerOutput && first_column >= rows.end
+    }
+
+    /// Multiplications and additions of the whole product, triangles not taken off.
+    pub fn flops(&self) -> u64 {
+        2 * (self.m * self.n * self.k * self.batches) as u64
+    }
+
+    /// Panics if the numbers contradict each other or reach past the operands: a program's fault,
+    /// never a user's.
+    pub fn check(&self, a_len: usize, b_len: usize, c_len: usize, bias_len: usize) {
+        assert!(self.m > 0 && self.k > 0 && self.n > 0, "a product needs sizes of at least 1: {self:?}");
+        assert!(self.batches > 0 && self.batches.is_multiple_of(self.batch_inner), "batches: {self:?}");
+        assert!(!self.c.trans, "the result is never stored transposed");
+        assert!(self.a.ld >= self.stored_a().1, "A's rows overlap: {self:?}");
+        assert!(self.b.ld >= self.stored_b().1, "B's rows overlap: {self:?}");
+        assert!(self.c.ld >= self.n, "C's rows overlap: {self:?}");
+        assert!(
+            self.extent(self.a, self.stored_a()) <= a_len,
+            "A of {a_len} elements is too short: {self:?}"
+        );
+        assert!(
+            self.extent(self.b, self.stored_b()) <= b_len,
+            "B of {b_len} elements is too short: {self:?}"
+        );
+        assert!(
+            self.extent(self.c, (self.m, self.n)) <= c_len,
+            "C of {c_len} elements is too short: {self:?}"
+        );
+        assert!(!self.use_bias || self.n <= bias_len, "bias of {bias_len} elements is too short: {self:?}");
+        match self.causal {
+            Causal::None => {}
+            Causal::LowerOutput => assert_eq!(self.m, self.n, "a causal result is square"),
+            Causal::LowerA | Causal::UpperA => assert_eq!(self.m, self.k, "a causal factor is square"),
+        }
+    }
+}

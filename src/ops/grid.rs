@@ -1,0 +1,69 @@
+//! How many workgroups a kernel needs, and how a CPU twin shares its work among the cores.
+
+use crate::recording::Traits;
+
+/// Workgroups in x before y is used: well under Vulkan's guaranteed limit of 65,535.
+const MAX_GROUPS_X: u32 = 32_768;
+
+/// Elements a CPU twin gives one task: enough to hide the cost of handing it to another core.
+const TASK_ELEMENTS: usize = 16 * 1024;
+
+/// Workgroups of a flat kernel with `local` invocations each, for `count` invocations in all.
+pub fn flat_groups(count: usize, local: u32) -> [u32; 3] {
+    spread(count.div_ceil(local as usize))
+}
+
+/// Fills x first, then y.
+fn spread(groups: usize) -> [u32; 3] {
+    assert!(groups > 0, "a dispatch of nothing");
+    let groups = u32::try_from(groups).expect("more than 2^32 workgroups");
+    let x = groups.min(MAX_GROUPS_X);
+    let y = groups.div_ceil(x);
+    assert!(y <= 65_535, "{groups} workgroups exceed Vulkan's guaranteed grid");
+    [x, y, 1]
+}
+
+/// How a row kernel's workgroup is laid out: see shaders/include/row.glsl.
+pub struct RowLayout {
+    pub row_width: u32,
+    pub rows_per_group: u32,
+    pub groups: [u32; 3],
+}
+
+/// The row kernels' layout for a device: a row shared by 32 invocations where shared memory is
+/// fast, else one invocation a row, so that no barrier is needed.
+pub fn row_layout(rows: usize, traits: &Traits) -> RowLayout {
+    let (row_width, rows_per_group) = if traits.fast_shared_memory { (32, 4) } else { (1, 8) };
+    RowLayout { row_width, rows_per_group, groups: flat_groups(rows, rows_per_group) }
+}
+
+/// Rows of `width` elements that one CPU task takes.
+pub fn rows_per_task(width: usize) -> usize {
+    (TASK_ELEMENTS / width.max(1)).max(1)
+}
+
+/// Elements that one CPU task of a flat twin takes.
+pub const fn elements_per_task() -> usize {
+    TASK_ELEMENTS
+}
+
+/// Runs `f` compiled for the widest vectors this processor has. Widths never change a result: each
+/// element's own operations and their order stay as written.
+#[inline(always)]
+pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_cover_every_invocation_and_stay_within_vulkans_limits() {
+        for count in [1, 255, 256, 257, 8_388_608, 8_388_609, 130_000_000] {
+            let [x, y, z] = flat_groups(count, 256);
+            assert!(x as usize * y as usize * 256 >= count);
+            assert!(x <= 65_535 && y <= 65_535 && z == 1);
+        }
+    }
+}

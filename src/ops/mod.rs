@@ -1,0 +1,50 @@
+//! The operations a model is made of. Each file holds one: its shape checks, the dispatches it
+//! records, and the CPU twins of its kernels.
+
+pub mod accumulate;
+pub mod adam;
+pub mod column_sum;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod embedding;
+pub mod gelu;
+pub mod gemm;
+pub mod grid;
+pub mod layernorm;
+pub mod reduce;
+pub mod residual;
+pub mod rows;
+pub mod softmax;
+
+use crate::recording::{Dispatch, Traits};
+
+/// Collects dispatches in the order they are to take effect.
+pub struct Recorder {
+    pub traits: Traits,
+    pub dispatches: Vec<Dispatch>,
+}
+
+impl Recorder {
+    pub fn new(traits: Traits) -> Recorder {
+        Recorder { traits, dispatches: Vec::new() }
+    }
+
+    pub fn add(&mut self, dispatch: Dispatch) {
+        self.dispatches.push(dispatch);
+    }
+}
+
+/// One function a kernel, named as its shader: what the CPU executor runs in its place.
+pub mod twin {
+    pub use super::accumulate::accumulate;
+    pub use super::adam::{adam_update, clip};
+    pub use super::column_sum::{column_finish, column_partials};
+    pub use super::cross_entropy::{cross_entropy, cross_entropy_backward};
+    pub use super::dropout::dropout;
+    pub use super::embedding::{embedding_backward, embedding_forward, position_backward};
+    pub use super::gelu::{gelu_backward, gelu_forward};
+    pub use super::layernorm::{layernorm_backward, layernorm_backward_params, layernorm_forward};
+    pub use super::reduce::reduce_sum;
+    pub use super::residual::residual_add;
+    pub use super::softmax::{softmax_backward, softmax_forward};
+}

@@ -1,0 +1,208 @@
+//! A training session: one executor with a loaded step, its state in and out, steps and evaluations.
+
+use std::collections::VecDeque;
+
+use crate::data::batches::sort_positions;
+use crate::error::{Error, Result};
+use crate::ops::adam::schedule_words;
+use crate::recording::{Executor, Ticket, Traits};
+use crate::train::program::{Micro, StepShape, TrainProgram};
+
+/// Parameters and moments on the host, each in the canonical order of parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainState {
+    pub params: Vec<Vec<f32>>,
+    pub m: Vec<Vec<f32>>,
+    pub v: Vec<Vec<f32>>,
+    /// Updates made so far.
+    pub step: u64,
+}
+
+/// Tokens of one micro-batch: B*T each.
+#[derive(Clone, Debug, Default)]
+pub struct MicroBatch {
+    pub tokens: Vec<u32>,
+    pub targets: Vec<u32>,
+}
+
+/// What changes from step to step beside the tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct StepRates {
+    pub lr: f64,
+    pub weight_decay: f64,
+}
+
+/// What a finished step reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepResult {
+    /// The step's number, from 1.
+    pub step: u64,
+    /// Mean over every position of the whole batch.
+    pub loss: f32,
+    /// Before clipping.
+    pub grad_norm: f32,
+}
+
+/// A loaded training step and the state it works on.
+pub struct Session {
+    shape: StepShape,
+    pub train: TrainProgram,
+    executor: Box<dyn Executor>,
+    /// Updates submitted so far.
+    step: u64,
+    in_flight: VecDeque<(u64, Ticket)>,
+    order: Vec<u32>,
+    starts: Vec<u32>,
+}
+
+/// How many steps the host may be ahead of the device.
+pub const STEPS_AHEAD: usize = 2;
+
+impl Session {
+    /// `load` makes the executor for the program; it is where the device's memory is taken.
+    pub fn new(
+        shape: StepShape,
+        traits: Traits,
+        load: impl FnOnce(&TrainProgram) -> Result<Box<dyn Executor>>,
+    ) -> Result<Session> {
+        let train = TrainProgram::new(&shape, traits);
+        let executor = load(&train)?;
+        let positions = train.model.positions();
+        let starts = vec![0; shape.model.vocab_size + 1];
+        Ok(Session {
+            shape,
+            train,
+            executor,
+            step: 0,
+            in_flight: VecDeque::new(),
+            order: vec![0; positions],
+            starts,
+        })
+    }
+
+    /// Updates submitted so far.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    pub fn shape(&self) -> &StepShape {
+        &self.shape
+    }
+
+    /// Replaces parameters, moments and the step count.
+    pub fn load_state(&mut self, state: &TrainState) -> Result<()> {
+        let arena = &self.train.model.arena;
+        self.executor.write(self.train.model.params, &arena.pack(&state.params))?;
+        self.executor.write(self.train.m, &arena.pack(&state.m))?;
+        self.executor.write(self.train.v, &arena.pack(&state.v))?;
+        self.step = state.step;
+        self.in_flight.clear();
+        Ok(())
+    }
+
+    /// Copies the state out, after every step submitted so far. Call [`Session::drain`] first and
+    /// look at its results: a state is worth keeping only if they are finite.
+    pub fn state(&mut self) -> Result<TrainState> {
+        let arena = &self.train.model.arena;
+        Ok(TrainState {
+            params: arena.unpack(&self.executor.read(self.train.model.params)?),
+            m: arena.unpack(&self.executor.read(self.train.m)?),
+            v: arena.unpack(&self.executor.read(self.train.v)?),
+            step: self.step,
+        })
+    }
+
+    /// Submits one step over `grad_accum` micro-batches and returns the results of a step that the
+    /// device has finished meanwhile, at most [`STEPS_AHEAD`] steps back.
+    pub fn step_ahead(&mut self, micros: &[MicroBatch], rates: StepRates) -> Result<Option<StepResult>> {
+        assert_eq!(micros.len(), self.shape.grad_accum, "a step has grad_accum micro-batches");
+        for (k, micro) in micros.iter().enumerate() {
+            let number = self.step * self.shape.grad_accum as u64 + k as u64;
+            self.submit_micro(k > 0, number, micro)?;
+        }
+        self.step += 1;
+        let words =
+            schedule_words(self.step, rates.lr, self.shape.beta1, self.shape.beta2, rates.weight_decay);
+        let update = &self.train.update;
+        let ticket = self.executor.submit(update.recording, &[(update.schedule.buffer, &words)])?;
+        self.in_flight.push_back((self.step, ticket));
+        if self.in_flight.len() > STEPS_AHEAD { self.oldest() } else { Ok(None) }
+    }
+
+    /// Waits for the steps in flight and returns their results.
+    pub fn drain(&mut self) -> Result<Vec<StepResult>> {
+        let mut results = Vec::new();
+        while let Some(result) = self.oldest()? {
+            results.push(result);
+        }
+        Ok(results)
+    }
+
+    /// One step, waited for.
+    pub fn step_now(&mut self, micros: &[MicroBatch], rates: StepRates) -> Result<StepResult> {
+        let early = self.step_ahead(micros, rates)?;
+        let mut results: Vec<StepResult> = early.into_iter().chain(self.drain()?).collect();
+        Ok(results.pop().expect("a step was submitted"))
+    }
+
+    /// Losses [B*T] of one batch, without training. Targets equal to
+    /// [`IGNORE`](crate::ops::cross_entropy::IGNORE) give 0.
+    pub fn losses(&mut self, batch: &MicroBatch) -> Result<Vec<f32>> {
+        let evaluation = &self.train.evaluation;
+        let uploads = [
+            (evaluation.inputs.tokens.buffer, &batch.tokens[..]),
+            (evaluation.inputs.targets.buffer, &batch.targets[..]),
+            (evaluation.inputs.step_number.buffer, &[0, 0][..]),
+        ];
+        let ticket = self.executor.submit(evaluation.recording, &uploads)?;
+        let words = self.executor.fetch(ticket, evaluation.losses.buffer)?;
+        Ok(bytemuck::cast_slice(&words).to_vec())
+    }
+
+    /// Logits [B*T, V] of the batch last given to [`Session::losses`].
+    pub fn logits(&mut self) -> Result<Vec<f32>> {
+        let words = self.executor.read(self.train.model.logits)?;
+        Ok(bytemuck::cast_slice(&words).to_vec())
+    }
+
+    fn submit_micro(&mut self, further: bool, number: u64, micro: &MicroBatch) -> Result<()> {
+        let Micro { recording, inputs, sorted } = match (further, &self.train.next) {
+            (true, Some(next)) => next,
+            _ => &self.train.first,
+        };
+        sort_positions(&micro.tokens, self.shape.model.vocab_size, &mut self.order, &mut self.starts);
+        let step_number = [number as u32, (number >> 32) as u32];
+        let uploads = [
+            (inputs.tokens.buffer, &micro.tokens[..]),
+            (inputs.targets.buffer, &micro.targets[..]),
+            (inputs.step_number.buffer, &step_number[..]),
+            (sorted.order.buffer, &self.order[..]),
+            (sorted.starts.buffer, &self.starts[..]),
+        ];
+        self.executor.submit(*recording, &uploads)?;
+        Ok(())
+    }
+
+    fn oldest(&mut self) -> Result<Option<StepResult>> {
+        let Some((step, ticket)) = self.in_flight.pop_front() else { return Ok(None) };
+        let words = self.executor.fetch(ticket, self.train.update.results.buffer)?;
+        let [loss, grad_norm, sum_of_squares] = [0, 1, 2].map(|i| f32::from_bits(words[i]));
+        check_finite(step, loss, sum_of_squares)?;
+        Ok(Some(StepResult { step, loss, grad_norm }))
+    }
+}
+
+/// NaN and infinity never travel: the step that meets one ends the run.
+fn check_finite(step: u64, loss: f32, sum_of_squares: f32) -> Result<()> {
+    let what = if !loss.is_finite() {
+        "the loss"
+    } else if !sum_of_squares.is_finite() {
+        "the gradient norm"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Input(format!(
+        "{what} is not a finite number at step {step}: nothing of it was saved; \
+         lower --lr, raise --warmup-steps or set --grad-clip, and go on with --resume"
+    )))
+}

@@ -1,0 +1,189 @@
+//! A device made ready to compute: its logical device, its one queue, and what all programs on it share.
+
+use std::ffi::{CString, c_char};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ash::{ext, khr, vk};
+use gpu_allocator::AllocatorDebugSettings;
+use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
+
+use super::failure::failed;
+use super::info::{DeviceInfo, Kind, Physical, Selection, device_heap, physical_devices};
+use super::instance::Instance;
+use super::memory;
+use super::pipelines::Pipelines;
+use super::validation;
+use crate::error::{Error, Result};
+use crate::recording::Traits;
+
+/// An open device. Programs loaded on it share its memory and its pipelines, and run in the order of
+/// their submits on its one queue.
+pub struct Device {
+    info: DeviceInfo,
+    physical: vk::PhysicalDevice,
+    memory_budget: bool,
+    queue_family: u32,
+    /// Vulkan asks that one thread at a time uses a queue.
+    queue: Mutex<vk::Queue>,
+    pipelines: Mutex<Pipelines>,
+    /// `None` only while the device is being destroyed.
+    allocator: Mutex<Option<Allocator>>,
+    names: Option<ext::debug_utils::Device>,
+    pub(super) raw: ash::Device,
+    /// Last, because it must outlive everything above.
+    instance: Instance,
+}
+
+impl Device {
+    /// Opens a device, with the validation layer if `validation` is true or `HLX_VALIDATION=1` is set.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] if there is no such device or it cannot keep the exact contract,
+    /// [`Error::Usage`] if the selection fits several, [`Error::Input`] if the validation layer is
+    /// asked for and not installed, [`Error::Device`] if the driver fails.
+    pub fn open(selection: &Selection, validation: bool) -> Result<Arc<Self>> {
+        let instance = Instance::new(validation || validation::wanted_by_environment())?;
+        let mut found = physical_devices(&instance)?;
+        let infos: Vec<DeviceInfo> = found.iter().map(|physical| physical.info.clone()).collect();
+        let physical = found.swap_remove(selection.choose(&infos)?);
+        Self::create(instance, physical).map(Arc::new)
+    }
+
+    fn create(instance: Instance, physical: Physical) -> Result<Self> {
+        let family = physical.queue_family.expect("a usable device has a queue that computes");
+        let raw = create_logical(&instance, &physical, family)?;
+        // From here on `raw` is destroyed by `Drop`, whatever fails.
+        let names = instance.validates().then(|| ext::debug_utils::Device::new(&instance.raw, &raw));
+        let device = Device {
+            info: physical.info,
+            physical: physical.raw,
+            memory_budget: physical.memory_budget,
+            queue_family: family,
+            queue: Mutex::new(unsafe { raw.get_device_queue(family, 0) }),
+            pipelines: Mutex::new(Pipelines::default()),
+            allocator: Mutex::new(None),
+            names,
+            raw,
+            instance,
+        };
+        let allocator = Allocator::new(&AllocatorCreateDesc {
+            instance: device.instance.raw.clone(),
+            device: device.raw.clone(),
+            physical_device: device.physical,
+            debug_settings: AllocatorDebugSettings::default(),
+            buffer_device_address: false,
+            allocation_sizes: memory::block_sizes(),
+        });
+        let allocator =
+            allocator.map_err(|e| Error::Device(format!("the memory allocator did not start: {e}")))?;
+        *lock(&device.allocator) = Some(allocator);
+        lock(&device.pipelines).start(&device.raw)?;
+        Ok(device)
+    }
+
+    /// What the device is and offers.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// What a recording made for this device may know.
+    pub fn traits(&self) -> Traits {
+        Traits { fast_shared_memory: self.info.kind != Kind::Cpu }
+    }
+
+    /// Bytes of the device's own memory that this process may still take: what the driver says if it
+    /// says so, else the size of the largest heap.
+    pub fn memory_budget_bytes(&self) -> u64 {
+        let mut budget = vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
+        let mut memory = vk::PhysicalDeviceMemoryProperties2::default();
+        if self.memory_budget {
+            memory = memory.push_next(&mut budget);
+        }
+        unsafe { self.instance.raw.get_physical_device_memory_properties2(self.physical, &mut memory) };
+        let memory = memory.memory_properties;
+        match device_heap(&memory) {
+            None => 0,
+            Some(heap) if self.memory_budget => {
+                budget.heap_budget[heap].saturating_sub(budget.heap_usage[heap])
+            }
+            Some(heap) => memory.memory_heaps[heap].size,
+        }
+    }
+
+    /// What the validation layer has said about this device so far, oldest first.
+    pub fn validation_messages(&self) -> Vec<String> {
+        self.instance.messages().texts()
+    }
+
+    pub(super) fn queue_family(&self) -> u32 {
+        self.queue_family
+    }
+
+    pub(super) fn pipelines(&self) -> MutexGuard<'_, Pipelines> {
+        lock(&self.pipelines)
+    }
+
+    /// Runs `work` with the memory allocator.
+    pub(super) fn with_allocator<T>(&self, work: impl FnOnce(&mut Allocator) -> T) -> T {
+        work(lock(&self.allocator).as_mut().expect("the allocator lives as long as the device"))
+    }
+
+    /// Hands one command buffer to the queue; `semaphore` reaches `value` when it is done.
+    pub(super) fn submit(
+        &self,
+        commands: vk::CommandBuffer,
+        semaphore: vk::Semaphore,
+        value: u64,
+    ) -> Result<()> {
+        let (commands, semaphores, values) = ([commands], [semaphore], [value]);
+        let mut timeline = vk::TimelineSemaphoreSubmitInfo::default().signal_semaphore_values(&values);
+        let info = vk::SubmitInfo::default()
+            .command_buffers(&commands)
+            .signal_semaphores(&semaphores)
+            .push_next(&mut timeline);
+        let queue = lock(&self.queue);
+        unsafe { self.raw.queue_submit(*queue, &[info], vk::Fence::null()) }.map_err(failed("submit work"))
+    }
+
+    /// Names an object in what the validation layer says.
+    pub(super) fn name<T: vk::Handle>(&self, object: T, name: &str) {
+        let (Some(names), Ok(name)) = (&self.names, CString::new(name)) else { return };
+        let info = vk::DebugUtilsObjectNameInfoEXT::default().object_handle(object).object_name(&name);
+        // A name that cannot be set costs a message its clarity, and nothing else.
+        let _ = unsafe { names.set_debug_utils_object_name(&info) };
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: every program holds this device in an `Arc`, so all of theirs is gone already.
+        unsafe {
+            let _ = self.raw.device_wait_idle();
+            lock(&self.pipelines).destroy(&self.raw);
+            *lock(&self.allocator) = None;
+            self.raw.destroy_device(None);
+        }
+    }
+}
+
+/// Locks, whatever another thread's panic left behind: the state inside is valid between any two calls.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Result<ash::Device> {
+    let priorities = [1.0];
+    let queues =
+        [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&priorities)];
+    let mut extensions: Vec<*const c_char> = Vec::new();
+    if physical.portability_subset {
+        extensions.push(khr::portability_subset::NAME.as_ptr());
+    }
+    let mut features = vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true);
+    let info = vk::DeviceCreateInfo::default()
+        .queue_create_infos(&queues)
+        .enabled_extension_names(&extensions)
+        .push_next(&mut features);
+    unsafe { instance.raw.create_device(physical.raw, &info, None) }
+        .map_err(failed(&format!("open {}", physical.info.name)))
+}

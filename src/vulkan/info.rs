@@ -1,0 +1,325 @@
+//! What devices there are, what each offers, whether it can keep the exact contract, and which one is meant.
+
+use std::ffi::CStr;
+use std::str::FromStr;
+
+use ash::{ext, khr, vk};
+use serde::Serialize;
+
+use super::failure::failed;
+use super::instance::{Instance, no_driver};
+use crate::error::{Error, Result};
+use crate::kernels::Kernel;
+
+/// What sort of processor a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A card with its own memory.
+    Discrete,
+    /// A GPU that shares the host's memory.
+    Integrated,
+    /// A GPU behind a virtual machine.
+    Virtual,
+    /// Software Vulkan.
+    Cpu,
+    Other,
+}
+
+/// A physical device as its driver describes it. Sizes are in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceInfo {
+    /// Its place in the driver's list: what `--device INDEX` takes.
+    pub index: usize,
+    pub name: String,
+    /// The driver's name and version.
+    pub driver: String,
+    pub kind: Kind,
+    /// True if it can keep the exact contract (NUMERICS.md).
+    pub exact: bool,
+    /// Why not, if it cannot.
+    pub reason: Option<String>,
+    /// The newest Vulkan version it offers, such as "1.3".
+    pub vulkan: String,
+    /// Invocations that run in lockstep; 0 if the driver does not say.
+    pub subgroup_size: u32,
+    /// Shared memory of one workgroup.
+    pub shared_memory_bytes: u64,
+    /// The device's own memory: its largest heap.
+    pub heap_bytes: u64,
+    /// The longest range that one binding can reach.
+    pub max_storage_range_bytes: u64,
+    /// The largest single allocation.
+    pub max_allocation_bytes: u64,
+    pub max_push_bytes: u64,
+    /// The most workgroups of one dispatch in x, y and z.
+    pub max_groups: [u32; 3],
+    /// The most invocations of one workgroup in x, y and z.
+    pub max_group_size: [u32; 3],
+    /// The most invocations of one workgroup.
+    pub max_group_invocations: u32,
+    /// The most storage buffers that one kernel can bind.
+    pub max_bindings: u32,
+    /// Nanoseconds between two ticks of its clock; 0 if it cannot take the time.
+    pub timestamp_period_ns: f32,
+}
+
+/// Lists every Vulkan device, in the order that `--device INDEX` counts.
+///
+/// # Errors
+/// [`Error::NoDevice`] if there is no Vulkan loader or driver.
+pub fn devices() -> Result<Vec<DeviceInfo>> {
+    let instance = Instance::new(false)?;
+    Ok(physical_devices(&instance)?.into_iter().map(|physical| physical.info).collect())
+}
+
+/// A physical device, with what is needed to open it.
+pub(super) struct Physical {
+    pub raw: vk::PhysicalDevice,
+    pub info: DeviceInfo,
+    /// A queue family that computes, if there is one.
+    pub queue_family: Option<u32>,
+    /// `VK_KHR_portability_subset` is offered and must then be enabled.
+    pub portability_subset: bool,
+    /// `VK_EXT_memory_budget` is offered.
+    pub memory_budget: bool,
+}
+
+pub(super) fn physical_devices(instance: &Instance) -> Result<Vec<Physical>> {
+    let found = unsafe { instance.raw.enumerate_physical_devices() }.map_err(|result| match result {
+        vk::Result::ERROR_INITIALIZATION_FAILED | vk::Result::ERROR_INCOMPATIBLE_DRIVER => no_driver(),
+        other => failed("list its devices")(other),
+    })?;
+    if found.is_empty() {
+        return Err(no_driver());
+    }
+    found.into_iter().enumerate().map(|(index, raw)| describe(instance, index, raw)).collect()
+}
+
+fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Result<Physical> {
+    let vk10 = unsafe { instance.raw.get_physical_device_properties(raw) };
+    let extensions = unsafe { instance.raw.enumerate_device_extension_properties(raw) }
+        .map_err(failed("list a device's extensions"))?;
+    let offers = |name: &CStr| extensions.iter().any(|e| e.extension_name_as_c_str() == Ok(name));
+    let families = unsafe { instance.raw.get_physical_device_queue_family_properties(raw) };
+    let family = families.iter().position(|f| f.queue_flags.contains(vk::QueueFlags::COMPUTE));
+    let memory = unsafe { instance.raw.get_physical_device_memory_properties(raw) };
+
+    let mut info = base_info(index, &vk10, &memory);
+    if family.is_some_and(|f| families[f].timestamp_valid_bits > 0) {
+        info.timestamp_period_ns = vk10.limits.timestamp_period;
+    }
+    // The questions below may be put to devices of version 1.2 and later only.
+    let reason = if vk10.api_version < vk::API_VERSION_1_2 {
+        Some(format!("it offers Vulkan {}, and 1.2 is needed", info.vulkan))
+    } else if family.is_none() {
+        Some("it has no queue that computes".to_owned())
+    } else {
+        ask_vulkan_1_2(instance, raw, &mut info)
+    };
+    info.exact = reason.is_none();
+    info.reason = reason;
+    Ok(Physical {
+        raw,
+        info,
+        queue_family: family.map(|f| f as u32),
+        portability_subset: offers(khr::portability_subset::NAME),
+        memory_budget: offers(ext::memory_budget::NAME),
+    })
+}
+
+/// What Vulkan 1.0 tells of a device.
+fn base_info(
+    index: usize,
+    vk10: &vk::PhysicalDeviceProperties,
+    memory: &vk::PhysicalDeviceMemoryProperties,
+) -> DeviceInfo {
+    let limits = &vk10.limits;
+    DeviceInfo {
+        index,
+        name: vk10.device_name_as_c_str().map_or_else(|_| "unnamed".to_owned(), text),
+        driver: format!("version {:#x}", vk10.driver_version),
+        kind: match vk10.device_type {
+            vk::PhysicalDeviceType::DISCRETE_GPU => Kind::Discrete,
+            vk::PhysicalDeviceType::INTEGRATED_GPU => Kind::Integrated,
+            vk::PhysicalDeviceType::VIRTUAL_GPU => Kind::Virtual,
+            vk::PhysicalDeviceType::CPU => Kind::Cpu,
+            _ => Kind::Other,
+        },
+        exact: false,
+        reason: None,
+        vulkan: format!(
+            "{}.{}",
+            vk::api_version_major(vk10.api_version),
+            vk::api_version_minor(vk10.api_version)
+        ),
+        subgroup_size: 0,
+        shared_memory_bytes: limits.max_compute_shared_memory_size.into(),
+        heap_bytes: device_heap(memory).map_or(0, |heap| memory.memory_heaps[heap].size),
+        max_storage_range_bytes: limits.max_storage_buffer_range.into(),
+        max_allocation_bytes: u64::MAX,
+        max_push_bytes: limits.max_push_constants_size.into(),
+        max_groups: limits.max_compute_work_group_count,
+        max_group_size: limits.max_compute_work_group_size,
+        max_group_invocations: limits.max_compute_work_group_invocations,
+        max_bindings: limits
+            .max_per_stage_descriptor_storage_buffers
+            .min(limits.max_per_stage_resources)
+            .min(limits.max_descriptor_set_storage_buffers),
+        timestamp_period_ns: 0.0,
+    }
+}
+
+/// Fills in what Vulkan 1.2 tells, and says why the device cannot keep the exact contract, if so.
+fn ask_vulkan_1_2(instance: &Instance, raw: vk::PhysicalDevice, info: &mut DeviceInfo) -> Option<String> {
+    let mut vk11 = vk::PhysicalDeviceVulkan11Properties::default();
+    let mut vk12 = vk::PhysicalDeviceVulkan12Properties::default();
+    let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut vk11).push_next(&mut vk12);
+    unsafe { instance.raw.get_physical_device_properties2(raw, &mut properties) };
+    let mut features12 = vk::PhysicalDeviceVulkan12Features::default();
+    let mut features = vk::PhysicalDeviceFeatures2::default().push_next(&mut features12);
+    unsafe { instance.raw.get_physical_device_features2(raw, &mut features) };
+
+    let name = vk12.driver_name_as_c_str().map_or_else(|_| String::new(), text);
+    let version = vk12.driver_info_as_c_str().map_or_else(|_| String::new(), text);
+    info.driver = format!("{name} {version}").trim().to_owned();
+    info.subgroup_size = vk11.subgroup_size;
+    info.max_allocation_bytes = vk11.max_memory_allocation_size;
+
+    let bindings = exact_kernels().map(|kernel| kernel.bindings().len()).max().unwrap_or(0) as u32;
+    let invocations = exact_kernels().map(|k| k.local_size().iter().product()).max().unwrap_or(1);
+    if vk12.shader_rounding_mode_rte_float32 == vk::FALSE {
+        Some(
+            "it does not promise to round 32-bit floats to nearest even (shaderRoundingModeRTEFloat32)"
+                .to_owned(),
+        )
+    } else if vk12.shader_signed_zero_inf_nan_preserve_float32 == vk::FALSE {
+        Some("it does not promise to keep signed zeros (shaderSignedZeroInfNanPreserveFloat32)".to_owned())
+    } else if features12.timeline_semaphore == vk::FALSE {
+        Some("it has no timeline semaphores".to_owned())
+    } else if info.max_bindings < bindings {
+        Some(format!("a kernel can bind {} buffers, and {bindings} are needed", info.max_bindings))
+    } else if info.max_group_invocations < invocations {
+        Some(format!(
+            "a workgroup has at most {} invocations, and {invocations} are needed",
+            info.max_group_invocations
+        ))
+    } else {
+        None
+    }
+}
+
+fn exact_kernels() -> impl Iterator<Item = Kernel> {
+    Kernel::ALL.iter().copied().filter(|kernel| kernel.exact())
+}
+
+/// The index of the device's own memory: its largest device-local heap.
+pub(super) fn device_heap(memory: &vk::PhysicalDeviceMemoryProperties) -> Option<usize> {
+    let heaps = memory.memory_heaps_as_slice();
+    let local = |heap: &usize| heaps[*heap].flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL);
+    (0..heaps.len()).filter(local).max_by_key(|&heap| heaps[heap].size)
+}
+
+fn text(name: &CStr) -> String {
+    name.to_string_lossy().into_owned()
+}
+
+/// Which device a user means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// The best GPU that can keep the exact contract; never software Vulkan, which the built-in CPU
+    /// executor outruns with the same bits.
+    Auto,
+    /// The device at this place of [`devices`].
+    Index(usize),
+    /// The one device whose name contains this text, in any case.
+    Name(String),
+}
+
+impl FromStr for Selection {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        Ok(if text == "auto" {
+            Selection::Auto
+        } else if let Ok(index) = text.parse() {
+            Selection::Index(index)
+        } else {
+            Selection::Name(text.to_owned())
+        })
+    }
+}
+
+impl Selection {
+    /// The index of the device meant.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] if there is none or it cannot keep the exact contract, [`Error::Usage`] if
+    /// a name fits several.
+    pub fn choose(&self, devices: &[DeviceInfo]) -> Result<usize> {
+        let chosen = match self {
+            Selection::Auto => return choose_best(devices),
+            Selection::Index(index) => devices.get(*index),
+            Selection::Name(name) => choose_by_name(name, devices)?,
+        };
+        let Some(chosen) = chosen else {
+            let asked = match self {
+                Selection::Name(name) => name.clone(),
+                Selection::Index(index) => index.to_string(),
+                Selection::Auto => "auto".to_owned(),
+            };
+            return Err(Error::NoDevice(format!(
+                "--device {asked}: there is no such device, but {}",
+                list(devices)
+            )));
+        };
+        match &chosen.reason {
+            Some(reason) => Err(Error::NoDevice(format!(
+                "{} cannot be used: {reason}. Choose another --device, or update its driver",
+                chosen.name
+            ))),
+            None => Ok(chosen.index),
+        }
+    }
+}
+
+fn choose_by_name<'a>(name: &str, devices: &'a [DeviceInfo]) -> Result<Option<&'a DeviceInfo>> {
+    let wanted = name.to_lowercase();
+    let mut fitting = devices.iter().filter(|d| d.name.to_lowercase().contains(&wanted));
+    let first = fitting.next();
+    if fitting.next().is_some() {
+        let text =
+            format!("--device {name} fits several devices: say which by its index, of {}", list(devices));
+        return Err(Error::Usage(text));
+    }
+    Ok(first)
+}
+
+fn choose_best(devices: &[DeviceInfo]) -> Result<usize> {
+    let rank = |kind: Kind| match kind {
+        Kind::Discrete => 0,
+        Kind::Integrated => 1,
+        Kind::Virtual => 2,
+        Kind::Other => 3,
+        Kind::Cpu => 4,
+    };
+    let usable = devices.iter().filter(|d| d.exact && d.kind != Kind::Cpu);
+    usable.min_by_key(|d| (rank(d.kind), d.index)).map(|d| d.index).ok_or_else(|| {
+        Error::NoDevice(format!(
+            "there is no GPU that can keep the exact contract: {}",
+            list_reasons(devices)
+        ))
+    })
+}
+
+fn list(devices: &[DeviceInfo]) -> String {
+    devices.iter().map(|d| format!("{} ({})", d.index, d.name)).collect::<Vec<_>>().join(", ")
+}
+
+fn list_reasons(devices: &[DeviceInfo]) -> String {
+    let reason = |d: &DeviceInfo| match &d.reason {
+        Some(reason) => format!("{}: {reason}", d.name),
+        None => format!("{} is software", d.name),
+    };
+    devices.iter().map(reason).collect::<Vec<_>>().join("; ")
+}

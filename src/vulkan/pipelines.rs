@@ -1,0 +1,152 @@
+//! Compute pipelines: one per kernel and specialization, built once per device and shared by its programs.
+
+use std::collections::HashMap;
+
+use ash::vk;
+use rayon::prelude::*;
+
+use super::failure::failed;
+use crate::error::Result;
+use crate::kernels::Kernel;
+
+/// A kernel with the values of its specialization constants, ascending by constant id.
+pub(super) type Variant = (Kernel, Vec<u32>);
+
+/// How a kernel's bindings and push constants are passed.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    pub set: vk::DescriptorSetLayout,
+    pub pipeline: vk::PipelineLayout,
+}
+
+/// All pipelines of a device. The device starts and destroys it.
+#[derive(Default)]
+pub(super) struct Pipelines {
+    /// Lets the driver share work between variants of a kernel.
+    cache: vk::PipelineCache,
+    layouts: HashMap<Kernel, Layout>,
+    built: HashMap<Variant, vk::Pipeline>,
+}
+
+impl Pipelines {
+    pub fn start(&mut self, device: &ash::Device) -> Result<()> {
+        let info = vk::PipelineCacheCreateInfo::default();
+        self.cache = unsafe { device.create_pipeline_cache(&info, None) }
+            .map_err(failed("create a pipeline cache"))?;
+        Ok(())
+    }
+
+    /// Builds what is missing of `variants`, on all cores: drivers take up to a second for a kernel.
+    pub fn build(&mut self, device: &ash::Device, variants: impl IntoIterator<Item = Variant>) -> Result<()> {
+        let mut missing: Vec<Variant> =
+            variants.into_iter().filter(|v| !self.built.contains_key(v)).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        for (kernel, _) in &missing {
+            if !self.layouts.contains_key(kernel) {
+                self.layouts.insert(*kernel, create_layout(device, *kernel)?);
+            }
+        }
+        let create =
+            |variant: &Variant| create_pipeline(device, self.cache, self.layouts[&variant.0], variant);
+        let created: Vec<Result<vk::Pipeline>> = missing.par_iter().map(create).collect();
+        // Everything that was created is kept, so that it is destroyed even if another failed.
+        let mut outcome = Ok(());
+        for (variant, pipeline) in missing.into_iter().zip(created) {
+            match pipeline {
+                Ok(pipeline) => {
+                    self.built.insert(variant, pipeline);
+                }
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// The layout of a kernel that has been built.
+    pub fn layout(&self, kernel: Kernel) -> Layout {
+        self.layouts[&kernel]
+    }
+
+    /// The pipeline of a variant that has been built.
+    pub fn pipeline(&self, variant: &Variant) -> vk::Pipeline {
+        self.built[variant]
+    }
+
+    /// # Safety
+    /// No command buffer that uses a pipeline of this device may be pending.
+    pub unsafe fn destroy(&mut self, device: &ash::Device) {
+        unsafe {
+            self.built.drain().for_each(|(_, pipeline)| device.destroy_pipeline(pipeline, None));
+            for (_, layout) in self.layouts.drain() {
+                device.destroy_pipeline_layout(layout.pipeline, None);
+                device.destroy_descriptor_set_layout(layout.set, None);
+            }
+            device.destroy_pipeline_cache(self.cache, None);
+        }
+        self.cache = vk::PipelineCache::null();
+    }
+}
+
+fn create_layout(device: &ash::Device, kernel: Kernel) -> Result<Layout> {
+    let bindings: Vec<_> = (0..kernel.bindings().len() as u32)
+        .map(|binding| {
+            vk::DescriptorSetLayoutBinding::default()
+                .binding(binding)
+                .descriptor_type(vk::DescriptorType::STORAGE_BUFFER)
+                .descriptor_count(1)
+                .stage_flags(vk::ShaderStageFlags::COMPUTE)
+        })
+        .collect();
+    let info = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
+    let set = unsafe { device.create_descriptor_set_layout(&info, None) }
+        .map_err(failed(&format!("lay out the bindings of kernel {}", kernel.name())))?;
+
+    let sets = [set];
+    let push = [vk::PushConstantRange::default()
+        .stage_flags(vk::ShaderStageFlags::COMPUTE)
+        .size(kernel.push_bytes() as u32)];
+    let mut info = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
+    if kernel.push_bytes() > 0 {
+        info = info.push_constant_ranges(&push);
+    }
+    match unsafe { device.create_pipeline_layout(&info, None) } {
+        Ok(pipeline) => Ok(Layout { set, pipeline }),
+        Err(result) => {
+            unsafe { device.destroy_descriptor_set_layout(set, None) };
+            Err(failed(&format!("lay out kernel {}", kernel.name()))(result))
+        }
+    }
+}
+
+fn create_pipeline(
+    device: &ash::Device,
+    cache: vk::PipelineCache,
+    layout: Layout,
+    (kernel, words): &Variant,
+) -> Result<vk::Pipeline> {
+    let action = format!("build kernel {}", kernel.name());
+    let module_info = vk::ShaderModuleCreateInfo::default().code(kernel.spirv());
+    let module = unsafe { device.create_shader_module(&module_info, None) }.map_err(failed(&action))?;
+
+    let entries: Vec<_> = kernel
+        .specialization()
+        .iter()
+        .enumerate()
+        .map(|(i, constant)| {
+            vk::SpecializationMapEntry::default().constant_id(constant.id).offset(4 * i as u32).size(4)
+        })
+        .collect();
+    let data: &[u8] = bytemuck::cast_slice(words);
+    let specialization = vk::SpecializationInfo::default().map_entries(&entries).data(data);
+    let stage = vk::PipelineShaderStageCreateInfo::default()
+        .stage(vk::ShaderStageFlags::COMPUTE)
+        .module(module)
+        .name(c"main")
+        .specialization_info(&specialization);
+    let info = [vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout.pipeline)];
+    // SAFETY: the SPIR-V was validated when it was generated; `words` has one word an entry (`check`).
+    let pipelines = unsafe { device.create_compute_pipelines(cache, &info, None) };
+    unsafe { device.destroy_shader_module(module, None) };
+    pipelines.map(|pipelines| pipelines[0]).map_err(|(_, result)| failed(&action)(result))
+}

@@ -1,0 +1,32 @@
+//! What the tests on Vulkan devices share: which device, under which layers, and what to install.
+
+#![allow(dead_code)] // each test binary uses a part
+
+use std::sync::Arc;
+
+use hlx::vulkan::{Device, Kind, Selection, devices};
+
+/// What a test that cannot run says.
+pub const INSTALL: &str = "this test needs software Vulkan and the Vulkan validation layer \
+                           (Debian and Ubuntu: apt install mesa-vulkan-drivers vulkan-validationlayers)";
+
+/// Opens the device under test: software Vulkan, or the device named by `HLX_TEST_DEVICE` (as
+/// `--device` takes it). The validation layer watches it, unless `HLX_TEST_VALIDATION=0` says that
+/// the machine has none.
+pub fn open() -> Arc<Device> {
+    let selection = match std::env::var("HLX_TEST_DEVICE") {
+        Ok(name) => name.parse().expect("every text names a device"),
+        Err(_) => {
+            let all = devices().unwrap_or_else(|error| panic!("{error}; {INSTALL}"));
+            let software = all.iter().find(|d| d.kind == Kind::Cpu);
+            Selection::Index(software.unwrap_or_else(|| panic!("{INSTALL}")).index)
+        }
+    };
+    let validation = std::env::var("HLX_TEST_VALIDATION").map_or(true, |value| value != "0");
+    Device::open(&selection, validation).unwrap_or_else(|error| panic!("{error}; {INSTALL}"))
+}
+
+/// The validation layer had nothing to say.
+pub fn assert_silent(device: &Device) {
+    assert_eq!(device.validation_messages(), Vec::<String>::new());
+}
