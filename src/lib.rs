@@ -5,7 +5,9 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod interrupt;
 
+pub mod cli;
 pub mod config;
 
 pub mod data;
@@ -13,6 +15,7 @@ pub mod data;
 pub mod model;
 
 pub mod checkpoint;
+pub mod report;
 
 pub mod recording;
 

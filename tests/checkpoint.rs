@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use hlx::checkpoint::{
-    Checkpoint, FORMAT_VERSION, RunFolder, TrainState, find_model_folder, read_model, read_model_config,
+    Checkpoint, FORMAT_VERSION, RunFolder, RunState, find_model_folder, read_model, read_model_config,
     read_tokenizer,
 };
 use hlx::config::{ModelConfig, Precision, ResumeFrom, TrainConfig, TrainOptions};
@@ -43,7 +43,7 @@ fn checkpoint(step: u64) -> Checkpoint {
         m: tensors(&shape(), 0.25),
         v: tensors(&shape(), 0.5),
         tokenizer: Tokenizer::build([&corpus]),
-        state: TrainState {
+        state: RunState {
             format_version: FORMAT_VERSION,
             hlx_version: "0.0.0".into(),
             step,

@@ -23,7 +23,7 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// Where a run stands: with the weights and moments, all that training needs to go on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TrainState {
+pub struct RunState {
     /// [`FORMAT_VERSION`] of the program that wrote it.
     pub format_version: u32,
     pub hlx_version: String,
@@ -61,7 +61,7 @@ pub struct Checkpoint {
     /// AdamW's second moment, laid out like the model's tensors.
     pub v: Vec<Vec<f32>>,
     pub tokenizer: Tokenizer,
-    pub state: TrainState,
+    pub state: RunState,
 }
 
 impl Checkpoint {
@@ -119,7 +119,7 @@ impl Checkpoint {
     }
 }
 
-fn parse_state(path: &Path, bytes: &[u8]) -> Result<TrainState> {
+fn parse_state(path: &Path, bytes: &[u8]) -> Result<RunState> {
     // The version first: another version may have other fields.
     #[derive(Deserialize)]
     struct Version {
