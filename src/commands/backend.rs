@@ -1,0 +1,166 @@
+//! Where a command runs: the CPU executor or a Vulkan device, chosen once and able to load programs.
+
+use std::sync::Arc;
+
+use crate::config::DeviceChoice;
+use crate::cpu::CpuExecutor;
+use crate::error::{Error, Result};
+use crate::recording::{Executor, Program, Traits};
+use crate::vulkan::{Device, DeviceInfo, Kind, Selection, devices};
+
+/// An open device.
+#[derive(Clone)]
+pub enum Backend {
+    Cpu,
+    Vulkan(Arc<Device>),
+}
+
+/// A backend and why it was taken.
+pub struct Chosen {
+    pub backend: Backend,
+    /// One sentence for the log; `None` where the user's own choice says enough.
+    pub why: Option<String>,
+}
+
+impl Backend {
+    /// Opens what `--device` asks for.
+    ///
+    /// `auto` takes the best GPU that keeps the exact contract, else the CPU executor: it gives the
+    /// same bits as software Vulkan, faster.
+    pub fn open(choice: &DeviceChoice) -> Result<Chosen> {
+        match choice {
+            DeviceChoice::Cpu => Ok(Chosen { backend: Backend::Cpu, why: None }),
+            DeviceChoice::Index(index) => Backend::open_vulkan(&Selection::Index(*index)),
+            DeviceChoice::Name(name) => Backend::open_vulkan(&Selection::Name(name.clone())),
+            DeviceChoice::Auto => Backend::open_best(),
+        }
+    }
+
+    fn open_vulkan(selection: &Selection) -> Result<Chosen> {
+        Ok(Chosen { backend: Backend::Vulkan(Device::open(selection, false)?), why: None })
+    }
+
+    fn open_best() -> Result<Chosen> {
+        let found = devices();
+        let usable = |d: &&DeviceInfo| d.exact && d.kind != Kind::Cpu;
+        if found.as_ref().is_ok_and(|all| all.iter().any(|d| usable(&d))) {
+            let backend = Backend::Vulkan(Device::open(&Selection::Auto, false)?);
+            return Ok(Chosen { backend, why: Some("the best Vulkan GPU here".into()) });
+        }
+        let why = match &found {
+            Err(error) => format!("no Vulkan device ({error})"),
+            Ok(all) => format!("no usable Vulkan GPU ({})", summarize(all)),
+        };
+        Ok(Chosen { backend: Backend::Cpu, why: Some(why) })
+    }
+
+    /// The name that results and checkpoints carry.
+    pub fn name(&self) -> String {
+        match self {
+            Backend::Cpu => "CPU executor".to_owned(),
+            Backend::Vulkan(device) => device.info().name.clone(),
+        }
+    }
+
+    /// The driver's name and version, or hlx's own.
+    pub fn driver(&self) -> String {
+        match self {
+            Backend::Cpu => format!("hlx {}", env!("CARGO_PKG_VERSION")),
+            Backend::Vulkan(device) => device.info().driver.clone(),
+        }
+    }
+
+    pub fn traits(&self) -> Traits {
+        match self {
+            Backend::Cpu => CpuExecutor::TRAITS,
+            Backend::Vulkan(device) => device.traits(),
+        }
+    }
+
+    /// Bytes that a program may take.
+    pub fn memory_budget_bytes(&self) -> u64 {
+        match self {
+            Backend::Cpu => {
+                let mut system = sysinfo::System::new();
+                system.refresh_memory();
+                system.available_memory()
+            }
+            Backend::Vulkan(device) => device.memory_budget_bytes(),
+        }
+    }
+
+    /// The longest buffer that a kernel can bind, if there is a limit beside the memory.
+    pub fn largest_buffer_bytes(&self) -> Option<u64> {
+        match self {
+            Backend::Cpu => None,
+            Backend::Vulkan(device) => {
+                let info = device.info();
+                Some(info.max_storage_range_bytes.min(info.max_allocation_bytes))
+            }
+        }
+    }
+
+    /// Takes the memory of a program and makes it ready to run.
+    pub fn load(&self, program: Program) -> Result<Box<dyn Executor>> {
+        Ok(match self {
+            Backend::Cpu => Box::new(CpuExecutor::load(program)?),
+            Backend::Vulkan(device) => Box::new(crate::vulkan::VulkanExecutor::load(device, program)?),
+        })
+    }
+
+    /// True if a program fits this device.
+    pub fn fits(&self, program: &Program) -> bool {
+        let total: u64 = program.bytes_by_group().values().sum();
+        let largest = program.largest_buffer().map_or(0, |b| 4 * b.words as u64);
+        total <= self.memory_budget_bytes() && self.largest_buffer_bytes().is_none_or(|limit| largest <= limit)
+    }
+}
+
+fn summarize(all: &[DeviceInfo]) -> String {
+    let each = all.iter().map(|d| match (&d.reason, d.kind) {
+        (Some(reason), _) => format!("{}: {reason}", d.name),
+        (None, Kind::Cpu) => format!("{} is software, slower than the CPU executor; --device {} takes it", d.name, d.index),
+        (None, _) => d.name.clone(),
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
+/// The error for a batch that does not fit, with the largest that does.
+pub fn too_large(backend: &Backend, batch_size: usize, largest: usize) -> Error {
+    let name = backend.name();
+    Error::Usage(if largest == 0 {
+        format!("the model does not fit {name} with any --batch-size: give a smaller --model or --context")
+    } else {
+        format!("--batch-size {batch_size} does not fit {name}: the largest that fits is {largest} (--grad-accum makes up for it)")
+    })
+}
+
+/// The largest batch size in 1.. for which `fits` holds, 0 if none, assuming that smaller ones fit
+/// where a larger one does.
+pub fn largest_batch(fits: impl Fn(usize) -> bool) -> usize {
+    if !fits(1) {
+        return 0;
+    }
+    let mut good = 1;
+    let mut bad = 2;
+    while bad <= 1 << 16 && fits(bad) {
+        (good, bad) = (bad, bad * 2);
+    }
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        if fits(middle) { good = middle } else { bad = middle }
+    }
+    good
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_batch_is_found_wherever_the_limit_lies() {
+        for limit in 0..70 {
+            assert_eq!(largest_batch(|batch| batch <= limit), limit);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! `hlx devices`: every device, what it offers, and whether it can keep the exact contract.
+
+use serde_json::json;
+
+use crate::cli::DevicesArgs;
+use crate::error::Result;
+use crate::report::format;
+use crate::vulkan::{DeviceInfo, devices};
+
+pub fn run(args: &DevicesArgs) -> Result<()> {
+    let found = devices();
+    let all = found.as_deref().unwrap_or_default();
+    if args.json {
+        let list: Vec<_> = std::iter::once(cpu()).chain(all.iter().map(vulkan)).collect();
+        println!("{}", serde_json::Value::from(list));
+        return Ok(());
+    }
+    println!("cpu  CPU executor (hlx {}), {} threads: exact", env!("CARGO_PKG_VERSION"), rayon::current_num_threads());
+    for d in all {
+        let exact = match &d.reason {
+            None => "exact".to_owned(),
+            Some(reason) => format!("cannot be used: {reason}"),
+        };
+        println!("{:<4} {} ({}, {:?}): {exact}", d.index, d.name, d.driver, d.kind);
+        println!(
+            "     Vulkan {}, {} of memory, subgroups of {}, {} of shared memory, buffers up to {}",
+            d.vulkan,
+            format::bytes(d.heap_bytes),
+            d.subgroup_size,
+            format::bytes(d.shared_memory_bytes),
+            format::bytes(d.max_storage_range_bytes)
+        );
+    }
+    if let Err(error) = found {
+        println!("no Vulkan device: {error}");
+    }
+    Ok(())
+}
+
+fn cpu() -> serde_json::Value {
+    json!({
+        "index": "cpu",
+        "name": "CPU executor",
+        "driver": format!("hlx {}", env!("CARGO_PKG_VERSION")),
+        "kind": "executor",
+        "exact": true,
+        "reason": null,
+        "threads": rayon::current_num_threads(),
+    })
+}
+
+fn vulkan(info: &DeviceInfo) -> serde_json::Value {
+    serde_json::to_value(info).expect("names and numbers are JSON")
+}
