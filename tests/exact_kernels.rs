@@ -10,7 +10,9 @@ use hlx::exact::{fill_normal, random_u32};
 use hlx::ops::dropout::Dropout;
 use hlx::ops::layernorm::LayerNorm;
 use hlx::ops::softmax::AttentionShape;
-use hlx::ops::{Recorder, accumulate, adam, column_sum, cross_entropy, embedding, gelu, reduce, residual, softmax};
+use hlx::ops::{
+    Recorder, accumulate, adam, column_sum, cross_entropy, embedding, gelu, reduce, residual, softmax,
+};
 use hlx::recording::{Executor, Group, Program, Residence, Traits, View};
 use hlx::vulkan::{Device, VulkanExecutor};
 
@@ -61,9 +63,17 @@ fn words_of(fill: &Fill, words: usize, seed: u64) -> Vec<u32> {
                 2 => x * 1e-12,
                 _ => x,
             };
-            normal(*std_dev).into_iter().enumerate().map(sprinkle).map(hlx::exact::snap).map(f32::to_bits).collect()
+            normal(*std_dev)
+                .into_iter()
+                .enumerate()
+                .map(sprinkle)
+                .map(hlx::exact::snap)
+                .map(f32::to_bits)
+                .collect()
         }
-        Fill::Positive(std_dev) => normal(*std_dev).into_iter().map(|x| hlx::exact::snap(x.abs()).to_bits()).collect(),
+        Fill::Positive(std_dev) => {
+            normal(*std_dev).into_iter().map(|x| hlx::exact::snap(x.abs()).to_bits()).collect()
+        }
         Fill::Below(limit) => (0..words).map(|i| random_u32(seed, 2, 0, i as u32) % limit).collect(),
         Fill::Words(given) => given.clone(),
         Fill::Output | Fill::Scratch => vec![POISON; words],
@@ -137,7 +147,8 @@ fn elementwise_kernels() {
             let input = case.add(n, Fill::Normal(1.0));
             let step = case.add(2, Fill::Words(vec![123_456, 7]));
             let output = case.add(n, Fill::Output);
-            Dropout { seed: 0x1234_5678_9ABC_DEF0, purpose: 5, probability: 0.3 }.apply(r, input, step, output);
+            Dropout { seed: 0x1234_5678_9ABC_DEF0, purpose: 5, probability: 0.3 }
+                .apply(r, input, step, output);
         });
     }
     common::assert_silent(&device);
@@ -237,22 +248,28 @@ fn cross_entropy_kernels() {
 #[test]
 fn embedding_kernels() {
     let device = common::open();
-    for (batch, context, vocab, d_model) in [(1, 1, 1, 1), (3, 5, 7, 33), (2, 64, 65, 128), (5, 17, 300, 12)] {
-        check(&device, &format!("embedding, {batch}x{context}, {vocab} tokens, {d_model} wide"), |case, r| {
-            let n = batch * context;
-            let tokens = words_of(&Fill::Below(vocab as u32), n, 9);
-            let (mut order, mut starts) = (vec![0; n], vec![0; vocab + 1]);
-            hlx::data::sort_positions(&tokens, vocab, &mut order, &mut starts);
-            let tokens = case.add(n, Fill::Words(tokens));
-            let wte = case.add(vocab * d_model, Fill::Normal(1.0));
-            let wpe = case.add(context * d_model, Fill::Normal(1.0));
-            let output = case.add(n * d_model, Fill::Output);
-            embedding::forward(r, context, d_model, tokens, wte, wpe, output);
-            let (order, starts) = (case.add(n, Fill::Words(order)), case.add(vocab + 1, Fill::Words(starts)));
-            let d_wte = case.add(vocab * d_model, Fill::Normal(0.1));
-            let d_wpe = case.add(context * d_model, Fill::Output);
-            embedding::backward(r, context, d_model, output, order, starts, d_wte, d_wpe);
-        });
+    for (batch, context, vocab, d_model) in [(1, 1, 1, 1), (3, 5, 7, 33), (2, 64, 65, 128), (5, 17, 300, 12)]
+    {
+        check(
+            &device,
+            &format!("embedding, {batch}x{context}, {vocab} tokens, {d_model} wide"),
+            |case, r| {
+                let n = batch * context;
+                let tokens = words_of(&Fill::Below(vocab as u32), n, 9);
+                let (mut order, mut starts) = (vec![0; n], vec![0; vocab + 1]);
+                hlx::data::sort_positions(&tokens, vocab, &mut order, &mut starts);
+                let tokens = case.add(n, Fill::Words(tokens));
+                let wte = case.add(vocab * d_model, Fill::Normal(1.0));
+                let wpe = case.add(context * d_model, Fill::Normal(1.0));
+                let output = case.add(n * d_model, Fill::Output);
+                embedding::forward(r, context, d_model, tokens, wte, wpe, output);
+                let (order, starts) =
+                    (case.add(n, Fill::Words(order)), case.add(vocab + 1, Fill::Words(starts)));
+                let d_wte = case.add(vocab * d_model, Fill::Normal(0.1));
+                let d_wpe = case.add(context * d_model, Fill::Output);
+                embedding::backward(r, context, d_model, output, order, starts, d_wte, d_wpe);
+            },
+        );
     }
     common::assert_silent(&device);
 }
@@ -264,8 +281,7 @@ fn update_kernels() {
         check(&device, &format!("update of {n}, clipped at {max_norm}"), |case, r| {
             let (params, grads) = (case.add(n, Fill::Normal(0.02)), case.add(n, Fill::Normal(0.01)));
             let (m, v) = (case.add(n, Fill::Normal(0.001)), case.add(n, Fill::Positive(1e-6)));
-            let schedule =
-                case.add(3, Fill::Words(adam::schedule_words(17, 1e-3, 0.9, 0.99, 0.1).to_vec()));
+            let schedule = case.add(3, Fill::Words(adam::schedule_words(17, 1e-3, 0.9, 0.99, 0.1).to_vec()));
             let sum_of_squares = case.add(1, Fill::Positive(2.0));
             let loss_sum = case.add(1, Fill::Positive(100.0));
             let (factor, results) = (case.add(1, Fill::Output), case.add(3, Fill::Output));

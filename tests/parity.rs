@@ -3,9 +3,9 @@
 //! `HLX_BASELINE=DIR cargo test --release --test parity` takes another folder of the same form.
 //! `HLX_PARITY_TOLERANCE=X` sets the bound on losses for a folder whose figures are themselves of f32.
 
-mod common;
 #[path = "common/baseline.rs"]
 mod baseline;
+mod common;
 
 use std::path::PathBuf;
 
@@ -14,9 +14,9 @@ use hlx::checkpoint::model_folder::read_model;
 use hlx::cpu::CpuExecutor;
 use hlx::recording::{Executor, Traits};
 use hlx::train::init::initial_state;
+use hlx::train::program::StepShape;
 use hlx::train::schedule::Schedule;
 use hlx::train::session::{MicroBatch, Session, StepRates};
-use hlx::train::program::StepShape;
 use hlx::vulkan::VulkanExecutor;
 
 /// Bounds against f64 figures. PyTorch's own f32 run stays within 1.2e-6 of them.
@@ -40,7 +40,9 @@ fn loss_bound() -> f64 {
 
 /// The windows that start at these tokens.
 fn batch(tokens: &[u32], starts: &[usize], context: usize) -> MicroBatch {
-    let gather = |shift: usize| starts.iter().flat_map(|&s| &tokens[s + shift..s + shift + context]).copied().collect();
+    let gather = |shift: usize| {
+        starts.iter().flat_map(|&s| &tokens[s + shift..s + shift + context]).copied().collect()
+    };
     MicroBatch { tokens: gather(0), targets: gather(1) }
 }
 
@@ -88,11 +90,17 @@ fn follow(on: &str, traits: Traits, load: impl FnOnce(hlx::recording::Program) -
     assert_eq!(results.len(), b.losses.len());
 
     let loss = worst(results.iter().map(|r| f64::from(r.loss)), &b.losses, |a, b| (a - b).abs());
-    let norm = worst(results.iter().map(|r| f64::from(r.grad_norm)), &b.grad_norms, |a, b| (a / b - 1.0).abs());
-    let val_loss = b.val_windows.iter().map(|w| mean(&session.losses(&batch(&val, w, b.context)).unwrap())).sum::<f64>()
-        / b.val_windows.len() as f64;
+    let norm =
+        worst(results.iter().map(|r| f64::from(r.grad_norm)), &b.grad_norms, |a, b| (a / b - 1.0).abs());
+    let val_loss =
+        b.val_windows.iter().map(|w| mean(&session.losses(&batch(&val, w, b.context)).unwrap())).sum::<f64>()
+            / b.val_windows.len() as f64;
     let val = (val_loss - b.val_loss).abs();
-    println!("{on}: {steps} losses within {:.2e}, gradient norms within {:.4} %, validation loss within {val:.2e}", loss.0, norm.0 * 100.0);
+    println!(
+        "{on}: {steps} losses within {:.2e}, gradient norms within {:.4} %, validation loss within {val:.2e}",
+        loss.0,
+        norm.0 * 100.0
+    );
     assert!(loss.0 <= loss_bound(), "{on}: loss of step {} differs by {:e}", loss.1, loss.0);
     assert!(val <= loss_bound(), "{on}: validation loss {val_loss}, PyTorch {}", b.val_loss);
     let norm_bound = GRAD_NORM.max(loss_bound() / LOSS * GRAD_NORM);
@@ -100,9 +108,15 @@ fn follow(on: &str, traits: Traits, load: impl FnOnce(hlx::recording::Program) -
 }
 
 /// The largest deviation and its index. NaN is the largest of all.
-fn worst(actual: impl Iterator<Item = f64>, expected: &[f64], deviation: impl Fn(f64, f64) -> f64) -> (f64, usize) {
+fn worst(
+    actual: impl Iterator<Item = f64>,
+    expected: &[f64],
+    deviation: impl Fn(f64, f64) -> f64,
+) -> (f64, usize) {
     let deviations = actual.zip(expected).map(|(a, &b)| deviation(a, b));
-    deviations.enumerate().fold((0.0, 0), |worst, (i, d)| if d > worst.0 || d.is_nan() { (if d.is_nan() { f64::INFINITY } else { d }, i) } else { worst })
+    deviations.enumerate().fold((0.0, 0), |worst, (i, d)| {
+        if d > worst.0 || d.is_nan() { (if d.is_nan() { f64::INFINITY } else { d }, i) } else { worst }
+    })
 }
 
 #[test]
@@ -114,6 +128,8 @@ fn follows_pytorch_on_the_cpu_executor() {
 #[test]
 fn follows_pytorch_on_the_vulkan_device() {
     let device = common::open();
-    follow("Vulkan device", device.traits(), |program| Box::new(VulkanExecutor::load(&device, program).unwrap()));
+    follow("Vulkan device", device.traits(), |program| {
+        Box::new(VulkanExecutor::load(&device, program).unwrap())
+    });
     common::assert_silent(&device);
 }

@@ -285,7 +285,7 @@ fn a_barrier_left_out_between_submits_is_caught() {
     let messages = device.validation_messages();
     assert!(
         messages.iter().any(|m| m.contains("vkQueueSubmit") && m.contains("SYNC-HAZARD")),
-        "not caught: {messages:?}"
+        "not caught (does .cargo/config.toml reach it?): {messages:?}"
     );
 }
 
@@ -374,4 +374,34 @@ fn a_device_that_is_not_there_is_named() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Runs one of these tests again in its own process, with something missing; it must fail and say what.
+fn says_when_missing(variable: &str, value: &str, words: &[&str]) {
+    let again = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["dispatches_are_timed", "--exact", "--nocapture"])
+        .env("HLX_TEST_DEVICE", "0")
+        .env(variable, value)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&again.stderr);
+    assert!(!again.status.success(), "it ran without what is missing");
+    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+}
+
+#[test]
+fn a_missing_driver_is_said() {
+    open();
+    let words = ["there is no Vulkan driver on this machine", "mesa-vulkan-drivers", "--device cpu"];
+    // The second name is the one that loaders before 2022 know.
+    says_when_missing("VK_DRIVER_FILES", "no-such-driver.json", &words);
+    says_when_missing("VK_ICD_FILENAMES", "no-such-driver.json", &words);
+}
+
+#[test]
+fn a_missing_validation_layer_is_said() {
+    open();
+    let nowhere = tempfile::tempdir().unwrap();
+    let words = ["validation layer is not installed", "vulkan-validationlayers"];
+    says_when_missing("VK_LAYER_PATH", nowhere.path().to_str().unwrap(), &words);
 }

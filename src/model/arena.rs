@@ -4,8 +4,8 @@
 //! decay applies to a prefix; every tensor starts at a view's alignment, and the padding stays zero.
 
 use crate::config::ModelConfig;
-use crate::model::parameters::{parameter_specs, ParameterSpec};
-use crate::recording::{align_words, View};
+use crate::model::parameters::{ParameterSpec, parameter_specs};
+use crate::recording::{View, align_words};
 
 /// Where every parameter lies.
 #[derive(Clone, Debug)]
@@ -83,8 +83,12 @@ mod tests {
             layer_norm_eps: 1e-5,
         };
         let arena = Arena::new(&config);
-        let tensors: Vec<Vec<f32>> =
-            arena.specs.iter().enumerate().map(|(k, s)| (0..s.len()).map(|i| (k * 1000 + i) as f32).collect()).collect();
+        let tensors: Vec<Vec<f32>> = arena
+            .specs
+            .iter()
+            .enumerate()
+            .map(|(k, s)| (0..s.len()).map(|i| (k * 1000 + i) as f32).collect())
+            .collect();
         assert_eq!(arena.unpack(&arena.pack(&tensors)), tensors);
         for (spec, &offset) in arena.specs.iter().zip(&arena.offsets) {
             assert_eq!(offset < arena.decay_words, spec.decay, "{}", spec.name);

@@ -2,10 +2,10 @@
 
 use crate::model::arena::Arena;
 use crate::model::linear::Linear;
+use crate::ops::Recorder;
 use crate::ops::dropout::Dropout;
 use crate::ops::gemm::{Causal, Gemm, Matrix, Pass};
 use crate::ops::softmax::{self, AttentionShape};
-use crate::ops::Recorder;
 use crate::recording::View;
 
 /// One attention layer. B, T, H, D as in [`AttentionShape`]; C = H*D.

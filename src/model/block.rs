@@ -4,10 +4,10 @@ use crate::model::arena::Arena;
 use crate::model::attention::{self, Attention};
 use crate::model::mlp::{self, Mlp};
 use crate::model::norm::Norm;
+use crate::ops::Recorder;
 use crate::ops::dropout::Dropout;
 use crate::ops::residual;
 use crate::ops::softmax::AttentionShape;
-use crate::ops::Recorder;
 use crate::recording::View;
 
 /// One block.
@@ -126,16 +126,7 @@ impl Block {
     ) {
         let back = scratch.backward.as_ref().expect("a training program has the backward pass's scratch");
         let d_branch = masked(r, &self.mlp_dropout, step_number, d_stream, scratch.dropped);
-        self.mlp.backward(
-            r,
-            params,
-            grads,
-            saved.normed_2,
-            &saved.mlp,
-            &back.mlp,
-            d_branch,
-            back.d_normed,
-        );
+        self.mlp.backward(r, params, grads, saved.normed_2, &saved.mlp, &back.mlp, d_branch, back.d_normed);
         self.ln_2.op(params, saved.stats_2).backward(
             r,
             saved.middle,

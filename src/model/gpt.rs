@@ -3,14 +3,14 @@
 use crate::config::ModelConfig;
 use crate::model::arena::Arena;
 use crate::model::attention;
-use crate::model::block::{self, masked, BackwardScratch, Block};
+use crate::model::block::{self, BackwardScratch, Block, masked};
 use crate::model::mlp;
 use crate::model::norm::Norm;
 use crate::ops::column_sum::COLUMN_LANES;
 use crate::ops::dropout::Dropout;
 use crate::ops::gemm::{Gemm, Matrix, Pass};
 use crate::ops::softmax::AttentionShape;
-use crate::ops::{cross_entropy, embedding, Recorder};
+use crate::ops::{Recorder, cross_entropy, embedding};
 use crate::recording::{Group, Program, Residence, View};
 
 /// What a model is built for.
@@ -95,7 +95,12 @@ pub struct SortedPositions {
 }
 
 impl SortedPositions {
-    pub fn allocate(program: &mut Program, prefix: &str, positions: usize, vocab_size: usize) -> SortedPositions {
+    pub fn allocate(
+        program: &mut Program,
+        prefix: &str,
+        positions: usize,
+        vocab_size: usize,
+    ) -> SortedPositions {
         let mut add = |name: &str, words| {
             program.add_buffer(&format!("{prefix}.{name}"), words, Group::Inputs, Residence::Upload)
         };
@@ -113,12 +118,8 @@ impl Gpt {
         seed: u64,
     ) -> Gpt {
         let arena = Arena::new(config);
-        let shape = AttentionShape {
-            batch,
-            context: config.context,
-            n_head: config.n_head,
-            d_head: config.d_head(),
-        };
+        let shape =
+            AttentionShape { batch, context: config.context, n_head: config.n_head, d_head: config.d_head() };
         let probability = if purpose == Purpose::Training { config.dropout } else { 0.0 };
         let layers = |probability: f64| {
             let dropout = |purpose| (probability > 0.0).then_some(Dropout { seed, purpose, probability });

@@ -1,9 +1,9 @@
 //! A linear layer: y = x W + b with W stored [in, out], forward and backward.
 
 use crate::model::arena::Arena;
+use crate::ops::Recorder;
 use crate::ops::column_sum;
 use crate::ops::gemm::{Gemm, Matrix, Pass};
-use crate::ops::Recorder;
 use crate::recording::View;
 
 /// One linear layer and its gradients' places. weight [in,out], bias [out].

@@ -2,8 +2,8 @@
 
 use crate::model::arena::Arena;
 use crate::model::linear::Linear;
-use crate::ops::gelu;
 use crate::ops::Recorder;
+use crate::ops::gelu;
 use crate::recording::View;
 
 /// One feed-forward layer, C to F to C.

@@ -20,7 +20,12 @@ impl Norm {
             let full = format!("{name}.{suffix}");
             arena.specs.iter().position(|s| s.name == full).unwrap_or_else(|| panic!("there is no {full}"))
         };
-        Norm { d_model, eps: eps as f32, gamma: arena.offsets[find("weight")], beta: arena.offsets[find("bias")] }
+        Norm {
+            d_model,
+            eps: eps as f32,
+            gamma: arena.offsets[find("weight")],
+            beta: arena.offsets[find("bias")],
+        }
     }
 
     pub fn gamma(&self, arena: View) -> View {

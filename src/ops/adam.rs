@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::grid::{elements_per_task, flat_groups, vectorized};
 use super::Recorder;
+use super::grid::{elements_per_task, flat_groups, vectorized};
 use crate::exact::{recip, snap, snap_moment, sqrt};
 use crate::kernels::{adam_update, clip};
 use crate::recording::View;
@@ -25,10 +25,17 @@ pub const SCHEDULE_WORDS: usize = 3;
 ///
 /// `step` counts from 1. step_size = lr/(1-beta1^step), inv_sqrt_correction2 = 1/sqrt(1-beta2^step),
 /// decay = 1 - lr*weight_decay, as in torch.optim.AdamW (Loshchilov & Hutter 2019).
-pub fn schedule_words(step: u64, lr: f64, beta1: f64, beta2: f64, weight_decay: f64) -> [u32; SCHEDULE_WORDS] {
+pub fn schedule_words(
+    step: u64,
+    lr: f64,
+    beta1: f64,
+    beta2: f64,
+    weight_decay: f64,
+) -> [u32; SCHEDULE_WORDS] {
     let correction1 = 1.0 - libm::pow(beta1, step as f64);
     let correction2 = 1.0 - libm::pow(beta2, step as f64);
-    [lr / correction1, 1.0 / libm::sqrt(correction2), 1.0 - lr * weight_decay].map(|x| snap(x as f32).to_bits())
+    [lr / correction1, 1.0 / libm::sqrt(correction2), 1.0 - lr * weight_decay]
+        .map(|x| snap(x as f32).to_bits())
 }
 
 /// The step's mean loss, gradient norm and sum of squares into results [3], the clip factor into factor [1].

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::grid::{flat_groups, vectorized};
 use super::Recorder;
+use super::grid::{flat_groups, vectorized};
 use crate::exact::snap;
 use crate::kernels::{column_finish, column_partials};
 use crate::recording::View;

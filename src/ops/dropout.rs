@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::grid::{elements_per_task, flat_groups, vectorized};
 use super::Recorder;
+use super::grid::{elements_per_task, flat_groups, vectorized};
 use crate::exact::{dropout_scale, dropout_threshold, philox, snap};
 use crate::kernels::dropout;
 use crate::recording::View;

@@ -2,14 +2,22 @@
 
 use rayon::prelude::*;
 
-use super::grid::{flat_groups, rows_per_task, vectorized};
 use super::Recorder;
+use super::grid::{flat_groups, rows_per_task, vectorized};
 use crate::exact::snap;
 use crate::kernels::{embedding_backward, embedding_forward, position_backward};
 use crate::recording::View;
 
 /// output[b,t,:] = wte[tokens[b,t],:] + wpe[t,:]. Shapes: tokens [B,T], wte [V,C], wpe [T,C], output [B,T,C].
-pub fn forward(r: &mut Recorder, context: usize, d_model: usize, tokens: View, wte: View, wpe: View, output: View) {
+pub fn forward(
+    r: &mut Recorder,
+    context: usize,
+    d_model: usize,
+    tokens: View,
+    wte: View,
+    wpe: View,
+    output: View,
+) {
     let num_positions = tokens.words;
     assert_eq!(output.words, num_positions * d_model, "embedding output is [B,T,C]");
     r.add(embedding_forward::dispatch(

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::grid::{elements_per_task, flat_groups, vectorized};
 use super::Recorder;
+use super::grid::{elements_per_task, flat_groups, vectorized};
 use crate::exact::{gelu, gelu_grad, snap};
 use crate::kernels::{gelu_backward, gelu_forward};
 use crate::recording::View;

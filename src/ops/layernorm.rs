@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
+use super::Recorder;
 use super::column_sum::{self, COLUMN_LANES};
 use super::grid::{flat_groups, row_layout, rows_per_task, vectorized};
 use super::rows::row_sum;
-use super::Recorder;
 use crate::exact::{rsqrt, snap};
 use crate::kernels::{layernorm_backward, layernorm_backward_params, layernorm_forward};
 use crate::recording::View;
@@ -148,9 +148,8 @@ pub fn layernorm_backward(a: layernorm_backward::Args) {
                 let (mean, rstd) = (stats[0], stats[1]);
                 let mean_g = snap(row_sum([d_output, gamma], |[d, g]| snap(d * g)) * p.inv_d_model);
                 let mean_gn = snap(
-                    row_sum([d_output, gamma, input], |[d, g, x]| {
-                        snap(d * g) * snap(snap(x - mean) * rstd)
-                    }) * p.inv_d_model,
+                    row_sum([d_output, gamma, input], |[d, g, x]| snap(d * g) * snap(snap(x - mean) * rstd))
+                        * p.inv_d_model,
                 );
                 let elements = d_input.iter_mut().zip(d_output).zip(input).zip(gamma);
                 for (((d_input, d_output), x), gamma) in elements {

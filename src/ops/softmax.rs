@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
+use super::Recorder;
 use super::grid::{row_layout, rows_per_task, vectorized};
 use super::rows::{row_max, row_sum};
-use super::Recorder;
 use crate::exact::{exp, recip, snap};
 use crate::kernels::{softmax_backward, softmax_forward};
 use crate::recording::View;

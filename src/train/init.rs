@@ -2,7 +2,7 @@
 
 use crate::config::ModelConfig;
 use crate::exact::{fill_normal, snap};
-use crate::model::parameters::{parameter_specs, Init};
+use crate::model::parameters::{Init, parameter_specs};
 use crate::train::session::TrainState;
 
 /// Counter purposes above every dropout site and every window's.

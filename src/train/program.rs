@@ -3,7 +3,7 @@
 use crate::config::ModelConfig;
 use crate::model::gpt::{Gpt, Inputs, Purpose, SortedPositions};
 use crate::ops::adam::{self, AdamW, SCHEDULE_WORDS};
-use crate::ops::{accumulate, reduce, Recorder};
+use crate::ops::{Recorder, accumulate, reduce};
 use crate::recording::{Group, Program, RecordingId, Residence, Traits, View};
 
 /// What decides the recordings of a step.
@@ -176,12 +176,8 @@ fn record_update(
 /// An evaluation works on the parameters and activations of training, without dropout.
 fn record_evaluation(program: &mut Program, traits: Traits, model: &Gpt) -> Evaluation {
     let inputs = Inputs::allocate(program, "evaluation", model.positions());
-    let losses = program.add_buffer(
-        "evaluation.losses",
-        model.positions(),
-        Group::Results,
-        Residence::Readback,
-    );
+    let losses =
+        program.add_buffer("evaluation.losses", model.positions(), Group::Results, Residence::Readback);
     let mut r = Recorder::new(traits);
     model.record_forward(&mut r, &inputs, Purpose::Inference);
     model.record_loss(&mut r, &inputs, losses);

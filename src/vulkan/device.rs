@@ -8,10 +8,11 @@ use gpu_allocator::AllocatorDebugSettings;
 use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
 
 use super::failure::failed;
-use super::info::{DeviceInfo, Kind, Physical, Selection, device_heap, physical_devices};
+use super::info::{DeviceInfo, Kind, Physical, device_heap, physical_devices};
 use super::instance::Instance;
 use super::memory;
 use super::pipelines::Pipelines;
+use super::selection::Selection;
 use super::validation;
 use crate::error::{Error, Result};
 use crate::recording::Traits;
@@ -145,6 +146,12 @@ impl Device {
         unsafe { self.raw.queue_submit(*queue, &[info], vk::Fence::null()) }.map_err(failed("submit work"))
     }
 
+    /// Waits until the device does nothing, or has failed.
+    pub(super) fn wait_idle(&self) {
+        let _queue = lock(&self.queue);
+        let _ = unsafe { self.raw.device_wait_idle() };
+    }
+
     /// Names an object in what the validation layer says.
     pub(super) fn name<T: vk::Handle>(&self, object: T, name: &str) {
         let (Some(names), Ok(name)) = (&self.names, CString::new(name)) else { return };
@@ -156,9 +163,9 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        self.wait_idle();
         // SAFETY: every program holds this device in an `Arc`, so all of theirs is gone already.
         unsafe {
-            let _ = self.raw.device_wait_idle();
             lock(&self.pipelines).destroy(&self.raw);
             *lock(&self.allocator) = None;
             self.raw.destroy_device(None);

@@ -1,14 +1,13 @@
-//! What devices there are, what each offers, whether it can keep the exact contract, and which one is meant.
+//! What devices there are, what each offers, and whether it can keep the exact contract.
 
 use std::ffi::CStr;
-use std::str::FromStr;
 
 use ash::{ext, khr, vk};
 use serde::Serialize;
 
 use super::failure::failed;
 use super::instance::{Instance, no_driver};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::Kernel;
 
 /// What sort of processor a device is.
@@ -67,7 +66,7 @@ pub struct DeviceInfo {
 /// Lists every Vulkan device, in the order that `--device INDEX` counts.
 ///
 /// # Errors
-/// [`Error::NoDevice`] if there is no Vulkan loader or driver.
+/// [`Error::NoDevice`](crate::error::Error::NoDevice) if there is no Vulkan loader or driver.
 pub fn devices() -> Result<Vec<DeviceInfo>> {
     let instance = Instance::new(false)?;
     Ok(physical_devices(&instance)?.into_iter().map(|physical| physical.info).collect())
@@ -222,104 +221,4 @@ pub(super) fn device_heap(memory: &vk::PhysicalDeviceMemoryProperties) -> Option
 
 fn text(name: &CStr) -> String {
     name.to_string_lossy().into_owned()
-}
-
-/// Which device a user means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// The best GPU that can keep the exact contract; never software Vulkan, which the built-in CPU
-    /// executor outruns with the same bits.
-    Auto,
-    /// The device at this place of [`devices`].
-    Index(usize),
-    /// The one device whose name contains this text, in any case.
-    Name(String),
-}
-
-impl FromStr for Selection {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        Ok(if text == "auto" {
-            Selection::Auto
-        } else if let Ok(index) = text.parse() {
-            Selection::Index(index)
-        } else {
-            Selection::Name(text.to_owned())
-        })
-    }
-}
-
-impl Selection {
-    /// The index of the device meant.
-    ///
-    /// # Errors
-    /// [`Error::NoDevice`] if there is none or it cannot keep the exact contract, [`Error::Usage`] if
-    /// a name fits several.
-    pub fn choose(&self, devices: &[DeviceInfo]) -> Result<usize> {
-        let chosen = match self {
-            Selection::Auto => return choose_best(devices),
-            Selection::Index(index) => devices.get(*index),
-            Selection::Name(name) => choose_by_name(name, devices)?,
-        };
-        let Some(chosen) = chosen else {
-            let asked = match self {
-                Selection::Name(name) => name.clone(),
-                Selection::Index(index) => index.to_string(),
-                Selection::Auto => "auto".to_owned(),
-            };
-            return Err(Error::NoDevice(format!(
-                "--device {asked}: there is no such device, but {}",
-                list(devices)
-            )));
-        };
-        match &chosen.reason {
-            Some(reason) => Err(Error::NoDevice(format!(
-                "{} cannot be used: {reason}. Choose another --device, or update its driver",
-                chosen.name
-            ))),
-            None => Ok(chosen.index),
-        }
-    }
-}
-
-fn choose_by_name<'a>(name: &str, devices: &'a [DeviceInfo]) -> Result<Option<&'a DeviceInfo>> {
-    let wanted = name.to_lowercase();
-    let mut fitting = devices.iter().filter(|d| d.name.to_lowercase().contains(&wanted));
-    let first = fitting.next();
-    if fitting.next().is_some() {
-        let text =
-            format!("--device {name} fits several devices: say which by its index, of {}", list(devices));
-        return Err(Error::Usage(text));
-    }
-    Ok(first)
-}
-
-fn choose_best(devices: &[DeviceInfo]) -> Result<usize> {
-    let rank = |kind: Kind| match kind {
-        Kind::Discrete => 0,
-        Kind::Integrated => 1,
-        Kind::Virtual => 2,
-        Kind::Other => 3,
-        Kind::Cpu => 4,
-    };
-    let usable = devices.iter().filter(|d| d.exact && d.kind != Kind::Cpu);
-    usable.min_by_key(|d| (rank(d.kind), d.index)).map(|d| d.index).ok_or_else(|| {
-        Error::NoDevice(format!(
-            "there is no GPU that can keep the exact contract: {}",
-            list_reasons(devices)
-        ))
-    })
-}
-
-fn list(devices: &[DeviceInfo]) -> String {
-    devices.iter().map(|d| format!("{} ({})", d.index, d.name)).collect::<Vec<_>>().join(", ")
-}
-
-fn list_reasons(devices: &[DeviceInfo]) -> String {
-    let reason = |d: &DeviceInfo| match &d.reason {
-        Some(reason) => format!("{}: {reason}", d.name),
-        None => format!("{} is software", d.name),
-    };
-    devices.iter().map(reason).collect::<Vec<_>>().join("; ")
 }

@@ -21,9 +21,6 @@ pub(super) struct Instance {
 impl Instance {
     /// Starts Vulkan 1.2, with the validation layer if asked for.
     pub fn new(validation: bool) -> Result<Self> {
-        if validation {
-            validation::prepare_environment();
-        }
         let entry = load()?;
         require_version(&entry)?;
         let switch = if validation { Some(validation::find_layer(&entry)?) } else { None };

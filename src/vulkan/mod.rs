@@ -4,6 +4,13 @@
 //! [`VulkanExecutor::load`] checks the program against the device's limits, allocates its buffers, builds
 //! its pipelines and records a command buffer per recording and ring slot; after that a submit only
 //! copies the uploads and hands over a command buffer that exists already.
+//!
+//! Every call into Vulkan is `unsafe`; what they all rest on is this. Handles are owned by a Rust value that
+//! holds its [`Device`] in an `Arc`, so a device outlives what was made from it, and an instance its device.
+//! An executor's first fields to be dropped are its timelines, which wait until the device is done. What
+//! must not be used by two threads at once is behind a lock (queue, allocator, pipelines) or reached
+//! through `&mut` only (command pools, ring copies). What a program may ask of a kernel and of the device is
+//! checked before anything is recorded. Blocks that rest on more say so.
 
 #![allow(unsafe_code)]
 
@@ -18,6 +25,7 @@ mod instance;
 mod memory;
 mod pipelines;
 mod record;
+mod selection;
 mod timeline;
 mod timestamps;
 mod transfer;
@@ -25,7 +33,8 @@ mod validation;
 
 pub use device::Device;
 pub use executor::VulkanExecutor;
-pub use info::{DeviceInfo, Kind, Selection, devices};
+pub use info::{DeviceInfo, Kind, devices};
 pub use record::PlantedFault;
+pub use selection::Selection;
 pub use timestamps::Timing;
 pub use validation::validation_messages;

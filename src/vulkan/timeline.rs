@@ -21,6 +21,8 @@ pub(super) struct Timeline {
     submitted: u64,
     /// All submits up to here are known to be done.
     finished: u64,
+    /// A wait has failed; another would too.
+    broken: bool,
     device: Arc<Device>,
 }
 
@@ -30,7 +32,7 @@ impl Timeline {
         let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
         let semaphore =
             unsafe { device.raw.create_semaphore(&info, None) }.map_err(failed("create a semaphore"))?;
-        Ok(Timeline { semaphore, submitted: 0, finished: 0, device: Arc::clone(device) })
+        Ok(Timeline { semaphore, submitted: 0, finished: 0, broken: false, device: Arc::clone(device) })
     }
 
     /// Submits a command buffer and returns its number, from 1.
@@ -43,6 +45,12 @@ impl Timeline {
 
     /// Waits until submit `number` is done; 0 is done from the start.
     pub fn wait(&mut self, number: u64) -> Result<()> {
+        let outcome = self.wait_in_steps(number);
+        self.broken |= outcome.is_err();
+        outcome
+    }
+
+    fn wait_in_steps(&mut self, number: u64) -> Result<()> {
         let mut since = Instant::now();
         while self.finished < number {
             let semaphores = [self.semaphore];
@@ -86,12 +94,11 @@ impl Timeline {
 
 impl Drop for Timeline {
     fn drop(&mut self) {
-        // What was submitted must not be in use when its owner frees it. A device that fails here has
-        // failed before, and that was reported; there is nobody left to tell.
-        if let Err(error) = self.wait_all() {
-            tracing::error!("{error}");
-            // SAFETY: waits for whatever the driver still does; on a lost device it returns at once.
-            let _ = unsafe { self.device.raw.device_wait_idle() };
+        // What was submitted must not be in use when its owner frees it.
+        if self.broken || self.wait_all().is_err() {
+            // The failure was reported when it was met. This returns at once on a lost device, and on one
+            // that hangs when its driver resets it.
+            self.device.wait_idle();
         }
         unsafe { self.device.raw.destroy_semaphore(self.semaphore, None) };
     }

@@ -1,8 +1,11 @@
 //! The Khronos validation layer: switched on with synchronization validation, its messages counted and logged.
+//!
+//! What the layer takes from the environment only is set in `.cargo/config.toml`: setting it here would race
+//! with whatever reads the environment outside Rust.
 
 use std::ffi::{CStr, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ash::{ext, vk};
 
@@ -80,28 +83,6 @@ pub(super) fn find_layer(entry: &ash::Entry) -> Result<Switch> {
                 .to_owned(),
         ))
     }
-}
-
-/// Switches on what the layer takes from the environment only: hazards between submits in layers of
-/// 2022 and 2023, and hazards through storage buffers in layers since 2024.
-pub(super) fn prepare_environment() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let submits = "VALIDATION_CHECK_ENABLE_SYNCHRONIZATION_VALIDATION_QUEUE_SUBMIT";
-        let enables = match std::env::var("VK_LAYER_ENABLES") {
-            Ok(given) if !given.is_empty() => {
-                format!("{given}{}{submits}", if cfg!(windows) { ';' } else { ':' })
-            }
-            _ => submits.to_owned(),
-        };
-        // SAFETY: `set_var` must not meet a reader of the environment outside Rust's own lock. Every
-        // instance with validation passes through this `Once` first, so no layer or driver is at work
-        // yet; validation is for tests and development only.
-        unsafe {
-            std::env::set_var("VK_LAYER_ENABLES", enables);
-            std::env::set_var("VK_LAYER_SYNCVAL_SHADER_ACCESSES_HEURISTIC", "1");
-        }
-    });
 }
 
 /// What is hooked into `vkCreateInstance`, and into the messenger afterwards. `messages` must live

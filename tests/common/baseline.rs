@@ -35,7 +35,10 @@ pub struct Baseline {
 
 fn json(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| {
-        panic!("{}: {error}; the parity test needs the baseline folder beside the checkout, or HLX_BASELINE=DIR", path.display())
+        panic!(
+            "{}: {error}; the parity test needs the baseline folder beside the checkout, or HLX_BASELINE=DIR",
+            path.display()
+        )
     });
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
@@ -45,7 +48,12 @@ fn number(value: &Value, what: &str) -> f64 {
 }
 
 fn numbers(value: &Value, what: &str) -> Vec<f64> {
-    value.as_array().unwrap_or_else(|| panic!("the baseline has no list {what}")).iter().map(|x| number(x, what)).collect()
+    value
+        .as_array()
+        .unwrap_or_else(|| panic!("the baseline has no list {what}"))
+        .iter()
+        .map(|x| number(x, what))
+        .collect()
 }
 
 fn first<'a>(value: &'a Value, names: &[&str]) -> &'a Value {
@@ -62,12 +70,27 @@ fn counter(seed: u64, c: u64) -> u64 {
 }
 
 /// Windows given as lists, or drawn by the rule `counter(seed, s*batch + b) mod (length - context - 1)`.
-fn windows(listed: &Value, seed: u64, steps: usize, batch: usize, length: usize, context: usize) -> Vec<Vec<usize>> {
+fn windows(
+    listed: &Value,
+    seed: u64,
+    steps: usize,
+    batch: usize,
+    length: usize,
+    context: usize,
+) -> Vec<Vec<usize>> {
     if let Some(listed) = listed.as_array() {
-        return listed.iter().map(|w| numbers(w, "windows").into_iter().map(|x| x as usize).collect()).collect();
+        return listed
+            .iter()
+            .map(|w| numbers(w, "windows").into_iter().map(|x| x as usize).collect())
+            .collect();
     }
     let room = (length - context - 1) as u64;
-    (0..steps * batch).map(|c| (counter(seed, c as u64) % room) as usize).collect::<Vec<_>>().chunks(batch).map(<[usize]>::to_vec).collect()
+    (0..steps * batch)
+        .map(|c| (counter(seed, c as u64) % room) as usize)
+        .collect::<Vec<_>>()
+        .chunks(batch)
+        .map(<[usize]>::to_vec)
+        .collect()
 }
 
 impl Baseline {
@@ -77,11 +100,14 @@ impl Baseline {
         let precise = folder.join("baseline_f64.json");
         let figures = if precise.exists() { json(&precise) } else { b.clone() };
         let figures = if figures["f32"].is_null() { figures } else { figures["f32"].clone() };
-        let corpus = shared().join("corpus").join(b["corpus"]["file"].as_str().expect("the corpus has a name"));
-        let text = std::fs::read_to_string(&corpus).unwrap_or_else(|error| panic!("{}: {error}", corpus.display()));
+        let corpus =
+            shared().join("corpus").join(b["corpus"]["file"].as_str().expect("the corpus has a name"));
+        let text =
+            std::fs::read_to_string(&corpus).unwrap_or_else(|error| panic!("{}: {error}", corpus.display()));
         let model = &b["model"];
         let optimiser = &b["optimiser"];
-        let (context, batch) = (number(&model["context"], "context") as usize, number(&model["batch"], "batch") as usize);
+        let (context, batch) =
+            (number(&model["context"], "context") as usize, number(&model["batch"], "batch") as usize);
         let train = text.chars().count() * 9 / 10;
         let val = text.chars().count() - train;
         let losses = numbers(first(&figures, &["loss", "losses"]), "losses");
@@ -98,8 +124,22 @@ impl Baseline {
             eps: number(&optimiser["eps"], "eps"),
             weight_decay: number(&optimiser["weight_decay"], "weight_decay"),
             grad_clip: number(first(optimiser, &["grad_clip", "clip"]), "grad_clip"),
-            windows: windows(first(&b, &["windows_list", "windows"]), 4242, losses.len(), batch, train, context),
-            val_windows: windows(first(&b, &["val_windows_list", "val_windows"]), 777, 20, batch, val, context),
+            windows: windows(
+                first(&b, &["windows_list", "windows"]),
+                4242,
+                losses.len(),
+                batch,
+                train,
+                context,
+            ),
+            val_windows: windows(
+                first(&b, &["val_windows_list", "val_windows"]),
+                777,
+                20,
+                batch,
+                val,
+                context,
+            ),
             grad_norms: numbers(first(&figures, &["grad_norm_before_clip", "grad_norms"]), "grad norms"),
             val_loss: number(first(&figures, &["val_loss_after_last_step", "val_loss"]), "val_loss"),
             first_logits: (!logits.is_null()).then(|| numbers(logits, "logits")),
@@ -110,7 +150,8 @@ impl Baseline {
 
     /// Token ids of the training part and of the validation part.
     pub fn tokens(&self) -> (Vec<u32>, Vec<u32>) {
-        let id = |c| self.vocab.iter().position(|&v| v == c).expect("every character is in the vocabulary") as u32;
+        let id =
+            |c| self.vocab.iter().position(|&v| v == c).expect("every character is in the vocabulary") as u32;
         let mut train: Vec<u32> = self.text.chars().map(id).collect();
         let val = train.split_off(train.len() * 9 / 10);
         (train, val)
