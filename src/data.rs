@@ -3,7 +3,6 @@
 pub mod batches;
 pub mod corpus;
 mod dataset;
-mod philox;
 pub mod tokenizer;
 
 pub use batches::{EvaluationWindows, IGNORE, TrainingWindows, sort_positions};
