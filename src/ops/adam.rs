@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::grid::{elements_per_task, flat_groups, vectorized};
 use super::Recorder;
+use super::grid::{elements_per_task, flat_groups, vectorized};
 use crate::exact::{recip, snap, snap_moment, sqrt};
 use crate::kernels::{adam_update, clip};
 use crate::recording::View;
@@ -25,10 +25,17 @@ pub const SCHEDULE_WORDS: usize = 3;
 ///
 /// `step` counts from 1. step_size = lr/(1-beta1^step), inv_sqrt_correction2 = 1/sqrt(1-beta2^step),
 /// decay = 1 - lr*weight_decay, as in torch.optim.AdamW (Loshchilov & Hutter 2019).
-pub fn schedule_words(step: u64, lr: f64, beta1: f64, beta2: f64, weight_decay: f64) -> [u32; SCHEDULE_WORDS] {
+pub fn schedule_words(
+    step: u64,
+    lr: f64,
+    beta1: f64,
+    beta2: f64,
+    weight_decay: f64,
+) -> [u32; SCHEDULE_WORDS] {
     let correction1 = 1.0 - libm::pow(beta1, step as f64);
     let correction2 = 1.0 - libm::pow(beta2, step as f64);
-    [lr / correction1, 1.0 / libm::sqrt(correction2), 1.0 - lr * weight_decay].map(|x| snap(x as f32).to_bits())
+    [lr / correction1, 1.0 / libm::sqrt(correction2), 1.0 - lr * weight_decay]
+        .map(|x| snap(x as f32).to_bits())
 }
 
 /// The step's mean loss, gradient norm and sum of squares into results [3], the clip factor into factor [1].
@@ -98,12 +105,21 @@ pub fn adam_update(a: adam_update::Args) {
     let p = a.push;
     let task = elements_per_task();
     let clip = a.factor[0];
-    let (step_size, inv_sqrt_correction2, decay) = (a.schedule[0], a.schedule[1], a.schedule[2]);
+    let schedule = a.schedule;
     let moments = a.m.par_chunks_mut(task).zip(a.v.par_chunks_mut(task));
     let tensors = a.params.par_chunks_mut(task).zip(a.grads.par_chunks(task));
     tensors.zip(moments).enumerate().for_each(|(k, ((params, grads), (m, v)))| {
-        vectorized(|| {
-            let decays = (p.decay_params as usize).saturating_sub(k * task);
+        let first = k * task;
+        vectorized!(|params: &mut [f32],
+                     grads: &[f32],
+                     m: &mut [f32],
+                     v: &mut [f32],
+                     first: usize,
+                     p: adam_update::Push,
+                     clip: f32,
+                     schedule: &[f32]| {
+            let (step_size, inv_sqrt_correction2, decay) = (schedule[0], schedule[1], schedule[2]);
+            let decays = (p.decay_params as usize).saturating_sub(first);
             let elements = params.iter_mut().zip(grads).zip(m.iter_mut()).zip(v.iter_mut());
             for (i, (((param, grad), m), v)) in elements.enumerate() {
                 let g = snap(grad * clip);

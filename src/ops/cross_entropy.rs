@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
+use super::Recorder;
 use super::grid::{flat_groups, row_layout, rows_per_task, vectorized};
 use super::rows::{row_max, row_sum};
-use super::Recorder;
 use crate::exact::{exp, log, recip, snap};
 use crate::kernels::{cross_entropy, cross_entropy_backward};
 use crate::recording::View;
@@ -47,7 +47,11 @@ pub fn cross_entropy(a: cross_entropy::Args) {
     let outputs = a.softmax.par_chunks_mut(rows * width).zip(a.losses.par_chunks_mut(rows));
     let inputs = a.logits.par_chunks(rows * width).zip(a.targets.par_chunks(rows));
     outputs.zip(inputs).for_each(|((softmax, losses), (logits, targets))| {
-        vectorized(|| {
+        vectorized!(|softmax: &mut [f32],
+                     losses: &mut [f32],
+                     logits: &[f32],
+                     targets: &[u32],
+                     width: usize| {
             let outputs = softmax.chunks_exact_mut(width).zip(losses);
             let inputs = logits.chunks_exact(width).zip(targets);
             for ((softmax, loss), (logits, &target)) in outputs.zip(inputs) {
@@ -60,11 +64,8 @@ pub fn cross_entropy(a: cross_entropy::Args) {
                 for p in softmax.iter_mut() {
                     *p = snap(*p * inv_sum);
                 }
-                *loss = if target == IGNORE {
-                    0.0
-                } else {
-                    snap(log(sum) + (largest - logits[target as usize]))
-                };
+                *loss =
+                    if target == IGNORE { 0.0 } else { snap(log(sum) + (largest - logits[target as usize])) };
             }
         })
     });
@@ -75,18 +76,20 @@ pub fn cross_entropy_backward(a: cross_entropy_backward::Args) {
     let width = a.push.vocab_size as usize;
     let rows = rows_per_task(width);
     let scale = a.push.scale;
-    a.gradient.par_chunks_mut(rows * width).zip(a.targets.par_chunks(rows)).for_each(|(gradients, targets)| {
-        vectorized(|| {
-            for (gradient, &target) in gradients.chunks_exact_mut(width).zip(targets) {
-                if target == IGNORE {
-                    gradient.fill(0.0);
-                    continue;
+    a.gradient.par_chunks_mut(rows * width).zip(a.targets.par_chunks(rows)).for_each(
+        |(gradients, targets)| {
+            vectorized!(|gradients: &mut [f32], targets: &[u32], width: usize, scale: f32| {
+                for (gradient, &target) in gradients.chunks_exact_mut(width).zip(targets) {
+                    if target == IGNORE {
+                        gradient.fill(0.0);
+                        continue;
+                    }
+                    for (v, g) in gradient.iter_mut().enumerate() {
+                        let hit = if v == target as usize { 1.0 } else { 0.0 };
+                        *g = snap(snap(*g - hit) * scale);
+                    }
                 }
-                for (v, g) in gradient.iter_mut().enumerate() {
-                    let hit = if v == target as usize { 1.0 } else { 0.0 };
-                    *g = snap(snap(*g - hit) * scale);
-                }
-            }
-        })
-    });
+            })
+        },
+    );
 }

@@ -58,13 +58,13 @@ pub fn probe(function: usize, input: View, output: View) -> Dispatch {
 
 /// Twin of shaders/exact_probe.comp.
 pub fn exact_probe(a: exact_probe::Args) {
-    let (input, count) = (a.input, a.push.count as usize);
+    let (input, count, function) = (a.input, a.push.count as usize, a.push.function);
     let task = elements_per_task();
     a.output[..count].par_chunks_mut(task).enumerate().for_each(|(k, output)| {
-        vectorized(|| {
-            let first = k * task;
+        let first = k * task;
+        vectorized!(|input: &[u32], output: &mut [u32], first: usize, count: usize, function: u32| {
             let argument = |i: usize| f32::from_bits(input[i % count]);
-            match a.push.function {
+            match function {
                 0 => apply(exact::snap, &input[first..], output),
                 1 => apply(exact::snap_moment, &input[first..], output),
                 2 => apply(exact::recip, &input[first..], output),
@@ -145,7 +145,8 @@ pub fn first_difference<E: Executor>(load: impl FnOnce(Program) -> Result<E>) ->
         .iter()
         .map(|function| (add(format!("{}.input", function.name)), add(format!("{}.output", function.name))))
         .collect();
-    let dispatches = views.iter().enumerate().map(|(function, &(input, output))| probe(function, input, output));
+    let dispatches =
+        views.iter().enumerate().map(|(function, &(input, output))| probe(function, input, output));
     let recording = program.add_recording("probe", dispatches.collect());
     let mut executor = load(program)?;
     for (function, (input, _)) in views.iter().enumerate() {

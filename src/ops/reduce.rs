@@ -2,12 +2,12 @@
 
 use rayon::prelude::*;
 
+use super::Recorder;
 use super::grid::{row_layout, vectorized};
 use super::rows::row_sum;
-use super::Recorder;
 use crate::exact::snap_moment;
 use crate::kernels::reduce_sum;
-use crate::recording::{align_words, View};
+use crate::recording::{View, align_words};
 
 /// Elements that one row of a long sum has.
 const ROW_LENGTH: usize = 4096;
@@ -39,7 +39,10 @@ pub fn sum(r: &mut Recorder, input: View, square: bool, scratch: View, output: V
                 row_length: ROW_LENGTH as u32,
                 square: square as u32,
             },
-            reduce_sum::Specialization { local_size_x: layout.row_width, local_size_y: layout.rows_per_group },
+            reduce_sum::Specialization {
+                local_size_x: layout.row_width,
+                local_size_y: layout.rows_per_group,
+            },
             reduce_sum::Bindings { input: source, output: target },
             layout.groups,
         ));
@@ -58,9 +61,8 @@ pub fn reduce_sum(a: reduce_sum::Args) {
     let input = &a.input[..a.push.count as usize];
     let rows = input.par_chunks(a.push.row_length as usize).with_min_len(4);
     a.output.par_iter_mut().zip(rows).for_each(|(sum, row)| {
-        vectorized(|| {
-            let total =
-                if square { row_sum([row], |[x]| x * x) } else { row_sum([row], |[x]| x) };
+        vectorized!(|sum: &mut f32, row: &[f32], square: bool| {
+            let total = if square { row_sum([row], |[x]| x * x) } else { row_sum([row], |[x]| x) };
             *sum = snap_moment(total);
         })
     });
