@@ -145,7 +145,8 @@ pub fn first_difference<E: Executor>(load: impl FnOnce(Program) -> Result<E>) ->
         .iter()
         .map(|function| (add(format!("{}.input", function.name)), add(format!("{}.output", function.name))))
         .collect();
-    let dispatches = views.iter().enumerate().map(|(function, &(input, output))| probe(function, input, output));
+    let dispatches =
+        views.iter().enumerate().map(|(function, &(input, output))| probe(function, input, output));
     let recording = program.add_recording("probe", dispatches.collect());
     let mut executor = load(program)?;
     for (function, (input, _)) in views.iter().enumerate() {
