@@ -6,6 +6,7 @@
 
 pub mod error;
 
+pub mod cli;
 pub mod config;
 
 pub mod data;
@@ -22,3 +23,6 @@ pub mod recording;
 
 pub mod cpu;
 pub mod vulkan;
+
+pub mod checkpoint;
+pub mod report;

@@ -6,14 +6,11 @@ use crate::error::{Error, Result};
 use crate::exact::random_words;
 
 /// A target that takes no part in the loss.
-pub const IGNORE: u32 = u32::MAX;
+pub const IGNORE: u32 = crate::ops::cross_entropy::IGNORE;
 
-/// What a random number is drawn for, so that no two purposes share one.
-#[derive(Clone, Copy)]
-enum Purpose {
-    Phase = 0x7068_6173,
-    Order = 0x6f72_6465,
-}
+/// Counter purposes of the windows: above every dropout site's, below the initial weights'.
+const PHASE_PURPOSE: u32 = 0x4000_0000;
+const ORDER_PURPOSE: u32 = 0x4000_0001;
 
 /// The windows of a training run, numbered from 0 without end.
 ///
@@ -105,19 +102,19 @@ impl TrainingWindows {
 
     fn draw(&self, number: u64) -> Epoch {
         let phases = self.context.min(self.length - 1 - self.per_epoch as usize * self.context + 1);
-        let phase = self.below(phases as u64, Purpose::Phase, number, 0) as usize;
+        let phase = self.below(phases as u64, PHASE_PURPOSE, number, 0) as usize;
         let mut order: Vec<u32> = (0..self.per_epoch as u32).collect();
         // Fisher and Yates, from the end.
         for last in (1..order.len()).rev() {
-            let other = self.below(last as u64 + 1, Purpose::Order, number, last as u32);
+            let other = self.below(last as u64 + 1, ORDER_PURPOSE, number, last as u32);
             order.swap(last, other as usize);
         }
         Epoch { number, phase, order }
     }
 
     /// A random number below `bound`, from 64 random bits: the bias is below bound / 2^64.
-    fn below(&self, bound: u64, purpose: Purpose, epoch: u64, index: u32) -> u64 {
-        let words = random_words(self.seed, purpose as u32, epoch, index);
+    fn below(&self, bound: u64, purpose: u32, epoch: u64, index: u32) -> u64 {
+        let words = random_words(self.seed, purpose, epoch, index);
         let random = u64::from(words[0]) | u64::from(words[1]) << 32;
         ((u128::from(random) * u128::from(bound)) >> 64) as u64
     }

@@ -1,0 +1,226 @@
+//! What the user typed: the command line, and nothing of what it means.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{DeviceChoice, Precision, Preset, ResumeFrom, TrainOptions};
+
+/// Trains GPT-style transformers through Vulkan compute, with the same bits on every device
+#[derive(Parser, Debug)]
+#[command(name = "hlx", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Say more on stderr: -v for what happens, -vv for details (RUST_LOG says it finer)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verification found a difference, \
+                          4 no usable device, 130 interrupted after saving";
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Train a model on a text; without options, a small one on a built-in text in a few minutes
+    Train(Box<TrainArgs>),
+    /// Measure a model on a text: loss, perplexity, bits per character
+    Eval(EvalArgs),
+    /// Write text with a model
+    Generate(GenerateArgs),
+    /// Time the matrix product and measure its error
+    BenchGemm(BenchGemmArgs),
+    /// Train the same steps several times and compare every weight, moment and loss bit for bit
+    Verify(VerifyArgs),
+    /// List the devices: what each offers, and whether it keeps the exact contract
+    Devices(DevicesArgs),
+}
+
+/// `hlx train`.
+#[derive(Args, Debug)]
+#[command(allow_negative_numbers = true)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    pub options: TrainOptions,
+    /// Read options from a TOML file, under the flags' names without dashes; flags win
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub config: Option<PathBuf>,
+    /// Go on with a run: its folder, one of its checkpoints, or auto for the newest whole checkpoint of --out
+    #[arg(long, value_name = "auto|PATH", num_args = 0..=1, default_missing_value = "auto", help_heading = "Run")]
+    pub resume: Option<ResumeFrom>,
+    /// Print the result as one JSON value on stdout
+    #[arg(long, help_heading = "Run")]
+    pub json: bool,
+}
+
+/// `hlx eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// A run's folder (its latest checkpoint), a checkpoint, or a GPT-2 model folder
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// The text, .txt or .jsonl: all of it is measured, each position once
+    #[arg(long, value_name = "FILE")]
+    pub corpus: PathBuf,
+    /// Windows that the device works on at once
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = at_least_one())]
+    pub batch_size: u64,
+    /// Where to run: auto, cpu, or a device's number or name from `hlx devices`
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// What the arithmetic promises: exact (the same bits on every device)
+    #[arg(long, value_name = "NAME", default_value_t = Precision::Exact)]
+    pub precision: Precision,
+    /// Print the result as one JSON value on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Write the first window's tokens and logits to a file: {"tokens": [T], "logits": [T][vocab_size]}
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub dump_logits: Option<PathBuf>,
+}
+
+/// `hlx generate`.
+#[derive(Args, Debug)]
+#[command(allow_negative_numbers = true)]
+pub struct GenerateArgs {
+    /// A run's folder (its latest checkpoint), a checkpoint, or a GPT-2 model folder
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// Text to go on from
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "\n",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub prompt: String,
+    /// How many tokens to write at most; an end-of-text token ends the text sooner
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub max_tokens: u64,
+    /// Below 1 the likely characters become likelier, 0 always takes the likeliest
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = parse_temperature)]
+    pub temperature: f64,
+    /// Draw from the K likeliest tokens only
+    #[arg(long, value_name = "K", value_parser = at_least_one())]
+    pub top_k: Option<u64>,
+    /// Draw from the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", value_parser = parse_top_p)]
+    pub top_p: Option<f64>,
+    /// The same seed writes the same text
+    #[arg(long, value_name = "N", default_value_t = 1337)]
+    pub seed: u64,
+    /// Where to run: auto, cpu, or a device's number or name from `hlx devices`
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// What the arithmetic promises: exact (the same bits on every device)
+    #[arg(long, value_name = "NAME", default_value_t = Precision::Exact)]
+    pub precision: Precision,
+}
+
+/// `hlx bench-gemm`.
+#[derive(Args, Debug)]
+pub struct BenchGemmArgs {
+    /// C[M,N] = A[M,K] B[K,N]; without sizes, a table of them
+    #[arg(num_args = 3, value_names = ["M", "K", "N"], value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub sizes: Option<Vec<u32>>,
+    /// Where to run: auto, cpu, or a device's number or name from `hlx devices`
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Only this precision [default: each that the device offers]
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<Precision>,
+    /// Print the result as one JSON value on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `hlx verify`.
+#[derive(Args, Debug)]
+#[command(allow_negative_numbers = true)]
+pub struct VerifyArgs {
+    /// How many times to train on each device
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one())]
+    pub runs: u64,
+    /// How many steps to train
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_one())]
+    pub steps: u64,
+    /// Where to train: auto, cpu, or a device's number or name from `hlx devices`
+    #[arg(long, value_name = "DEVICE", default_value = "auto", conflicts_with = "devices")]
+    pub device: DeviceChoice,
+    /// Compare these devices with one another: cpu,0,...
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub devices: Vec<DeviceChoice>,
+    /// Text to train on [default: the one built into hlx]
+    #[arg(long, value_name = "FILE")]
+    pub corpus: Option<PathBuf>,
+    /// Preset shape: nano, tiny, small, medium or gpt2
+    #[arg(long, value_name = "NAME", default_value_t = Preset::Nano)]
+    pub model: Preset,
+    /// Windows that the device works on at once
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub batch_size: usize,
+    /// Batches whose gradients are added up for one step
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub grad_accum: usize,
+    /// Probability of zeroing an activation
+    #[arg(long, value_name = "P", default_value_t = 0.1)]
+    pub dropout: f64,
+    /// Seed of the initial weights, the windows' order and dropout
+    #[arg(long, value_name = "N", default_value_t = 1337)]
+    pub seed: u64,
+    /// What the arithmetic promises: exact (the same bits on every device)
+    #[arg(long, value_name = "NAME", default_value_t = Precision::Exact)]
+    pub precision: Precision,
+    /// Print the result as one JSON value on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl VerifyArgs {
+    /// The training options that stand behind a verification.
+    pub fn train_options(&self) -> TrainOptions {
+        TrainOptions {
+            corpus: self.corpus.clone(),
+            model: Some(self.model),
+            batch_size: Some(self.batch_size),
+            grad_accum: Some(self.grad_accum),
+            dropout: Some(self.dropout),
+            seed: Some(self.seed),
+            precision: Some(self.precision),
+            steps: Some(self.steps),
+            val_fraction: Some(0.0),
+            ..TrainOptions::default()
+        }
+    }
+
+    /// The devices to train on, at least one.
+    pub fn devices(&self) -> Vec<DeviceChoice> {
+        if self.devices.is_empty() { vec![self.device.clone()] } else { self.devices.clone() }
+    }
+}
+
+/// `hlx devices`.
+#[derive(Args, Debug)]
+pub struct DevicesArgs {
+    /// Print the list as one JSON value on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn at_least_one() -> clap::builder::RangedU64ValueParser<u64> {
+    clap::value_parser!(u64).range(1..)
+}
+
+fn parse_temperature(text: &str) -> Result<f64, String> {
+    in_range(text, "at least 0", |t| t >= 0.0 && t.is_finite())
+}
+
+fn parse_top_p(text: &str) -> Result<f64, String> {
+    in_range(text, "above 0 and at most 1", |p| p > 0.0 && p <= 1.0)
+}
+
+fn in_range(text: &str, range: &str, holds: impl Fn(f64) -> bool) -> Result<f64, String> {
+    text.parse().ok().filter(|&x| holds(x)).ok_or_else(|| format!("not a number {range}"))
+}

@@ -1,0 +1,10 @@
+//! What the user sees while hlx works: the memory plan, the progress bar, metrics.jsonl.
+
+pub mod format;
+mod metrics;
+mod plan;
+mod progress;
+
+pub use metrics::{MetricsFile, StepMetrics};
+pub use plan::MemoryPlan;
+pub use progress::{Progress, StepReport};
