@@ -28,7 +28,7 @@ fn open(validation: bool) -> Arc<Device> {
 #[test]
 fn the_device_gives_the_cpus_bits() {
     let device = open(true);
-    let difference = first_difference(|program| VulkanExecutor::load(&device, program)).unwrap();
+    let difference = first_difference(1 << 20, |program| VulkanExecutor::load(&device, program)).unwrap();
     assert_eq!(difference.map(|d| d.to_string()), None);
     assert_eq!(device.validation_messages(), Vec::<String>::new());
 }
