@@ -135,12 +135,14 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// Runs every function over a few thousand inputs on the executor that `load` makes, and returns the
-/// first difference from the contract.
-pub fn first_difference<E: Executor>(load: impl FnOnce(Program) -> Result<E>) -> Result<Option<Difference>> {
-    const COUNT: usize = 4096;
+/// Runs every function over `count` inputs of its domain on the executor that `load` makes, and returns
+/// the first difference from the contract. A few thousand are enough to tell devices apart.
+pub fn first_difference<E: Executor>(
+    count: usize,
+    load: impl FnOnce(Program) -> Result<E>,
+) -> Result<Option<Difference>> {
     let mut program = Program::default();
-    let mut add = |name: String| program.add_buffer(&name, COUNT, Group::Scratch, Residence::Device);
+    let mut add = |name: String| program.add_buffer(&name, count, Group::Scratch, Residence::Device);
     let views: Vec<(View, View)> = FUNCTIONS
         .iter()
         .map(|function| (add(format!("{}.input", function.name)), add(format!("{}.output", function.name))))
@@ -150,11 +152,11 @@ pub fn first_difference<E: Executor>(load: impl FnOnce(Program) -> Result<E>) ->
     let recording = program.add_recording("probe", dispatches.collect());
     let mut executor = load(program)?;
     for (function, (input, _)) in views.iter().enumerate() {
-        executor.write(*input, &sample(function, COUNT))?;
+        executor.write(*input, &sample(function, count))?;
     }
     executor.submit(recording, &[])?;
     for (function, (_, output)) in views.iter().enumerate() {
-        let difference = compare(function, &sample(function, COUNT), &executor.read(*output)?);
+        let difference = compare(function, &sample(function, count), &executor.read(*output)?);
         if difference.is_some() {
             return Ok(difference);
         }
