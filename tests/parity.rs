@@ -10,7 +10,7 @@ mod common;
 use std::path::PathBuf;
 
 use baseline::{Baseline, shared};
-use hlx::checkpoint::model_folder::read_model;
+use hlx::checkpoint::read_model;
 use hlx::cpu::CpuExecutor;
 use hlx::recording::{Executor, Traits};
 use hlx::train::init::initial_state;

@@ -142,10 +142,10 @@ float gelu_grad(float x) {
 }
 
 const float TANH_0 = uintBitsToFloat(0xbeaaaa99u);
-const float TANH_1 = uintBitsToFloat(0x3e08837bu);
-const float TANH_2 = uintBitsToFloat(0xbd5c1ad2u);
-const float TANH_3 = uintBitsToFloat(0x3ca8fc67u);
-const float TANH_4 = uintBitsToFloat(0xbbba8671u);
+const float TANH_1 = uintBitsToFloat(0x3e088393u);
+const float TANH_2 = uintBitsToFloat(0xbd5c1e2cu);
+const float TANH_3 = uintBitsToFloat(0x3ca9134au);
+const float TANH_4 = uintBitsToFloat(0xbbbaf0d7u);
 
 const float TANH_NEAR = uintBitsToFloat(0x3f200000u);   // 0.625
 const float TANH_LIMIT = uintBitsToFloat(0x41a00000u);  // 20

@@ -113,6 +113,18 @@ impl CpuExecutor {
     }
 }
 
+/// Where the time went, for whoever looks: `RUST_LOG=hlx::cpu=debug`.
+impl Drop for CpuExecutor {
+    fn drop(&mut self) {
+        let all: Duration = self.profile.values().map(|time| time.total).sum();
+        for (name, KernelTime { calls, total }) in self.profile() {
+            let (total_ms, percent) =
+                (total.as_secs_f64() * 1e3, total.as_secs_f64() / all.as_secs_f64() * 100.0);
+            tracing::debug!("{name}: {calls} calls, {total_ms:.1} ms, {percent:.1} %");
+        }
+    }
+}
+
 impl Executor for CpuExecutor {
     fn write(&mut self, view: View, words: &[u32]) -> Result<()> {
         self.device_buffer(view).copy_from_slice(words);

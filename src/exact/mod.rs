@@ -12,7 +12,8 @@ mod tests;
 
 pub use math::{exp, gelu, gelu_grad, log, recip, rsqrt, sigmoid, snap, snap_moment, sqrt, tanh};
 pub use philox::{
-    dropout_scale, dropout_threshold, fill_normal, normal_block, philox, random_u32, random_words, unit,
+    dropout_scale, dropout_threshold, fill_normal, normal_block, philox, random_u32, random_words,
+    random_words_of_8, unit,
 };
 
 /// Length of a dot product's blocks: rounded products are added ascending inside a block, from +0, and

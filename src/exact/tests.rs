@@ -197,6 +197,9 @@ fn philox_gives_the_published_words() {
     let (seed, step) = (0x299f_31d0_a409_3822, 0x0370_7344_1319_8a2e);
     assert_eq!(random_words(seed, 0x85a3_08d3, step, 0x243f_6a88), known[2].2);
     assert_eq!(random_u32(7, 8, 9, 4 * 10 + 2), random_words(7, 8, 9, 10)[2]);
+    for (i, word) in random_words_of_8(7, 8, 9, 10).into_iter().enumerate() {
+        assert_eq!(word, random_u32(7, 8, 9, 4 * 10 + i as u32));
+    }
 }
 
 #[test]

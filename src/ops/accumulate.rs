@@ -24,7 +24,7 @@ pub fn accumulate(a: accumulate::Args) {
     let first = a.push.first != 0;
     let task = elements_per_task();
     a.sum.par_chunks_mut(task).zip(a.addend.par_chunks(task)).for_each(|(sum, addend)| {
-        vectorized(|| {
+        vectorized!(|sum: &mut [f32], addend: &[f32], first: bool| {
             for (sum, addend) in sum.iter_mut().zip(addend) {
                 *sum = snap(if first { *addend } else { *sum + *addend });
             }

@@ -105,12 +105,21 @@ pub fn adam_update(a: adam_update::Args) {
     let p = a.push;
     let task = elements_per_task();
     let clip = a.factor[0];
-    let (step_size, inv_sqrt_correction2, decay) = (a.schedule[0], a.schedule[1], a.schedule[2]);
+    let schedule = a.schedule;
     let moments = a.m.par_chunks_mut(task).zip(a.v.par_chunks_mut(task));
     let tensors = a.params.par_chunks_mut(task).zip(a.grads.par_chunks(task));
     tensors.zip(moments).enumerate().for_each(|(k, ((params, grads), (m, v)))| {
-        vectorized(|| {
-            let decays = (p.decay_params as usize).saturating_sub(k * task);
+        let first = k * task;
+        vectorized!(|params: &mut [f32],
+                     grads: &[f32],
+                     m: &mut [f32],
+                     v: &mut [f32],
+                     first: usize,
+                     p: adam_update::Push,
+                     clip: f32,
+                     schedule: &[f32]| {
+            let (step_size, inv_sqrt_correction2, decay) = (schedule[0], schedule[1], schedule[2]);
+            let decays = (p.decay_params as usize).saturating_sub(first);
             let elements = params.iter_mut().zip(grads).zip(m.iter_mut()).zip(v.iter_mut());
             for (i, (((param, grad), m), v)) in elements.enumerate() {
                 let g = snap(grad * clip);

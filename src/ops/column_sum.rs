@@ -40,12 +40,12 @@ pub fn finish(r: &mut Recorder, partials: View, output: View) {
 /// Twin of shaders/column_partials.comp.
 pub fn column_partials(a: column_partials::Args) {
     let columns = a.push.columns as usize;
-    let rows = a.push.rows as usize;
+    let (rows, input) = (a.push.rows as usize, a.input);
     a.partials.par_chunks_mut(columns).enumerate().with_min_len(8).for_each(|(lane, sums)| {
-        vectorized(|| {
+        vectorized!(|sums: &mut [f32], lane: usize, rows: usize, columns: usize, input: &[f32]| {
             sums.fill(0.0);
             for row in (lane..rows).step_by(COLUMN_LANES) {
-                for (s, x) in sums.iter_mut().zip(&a.input[row * columns..][..columns]) {
+                for (s, x) in sums.iter_mut().zip(&input[row * columns..][..columns]) {
                     *s += x;
                 }
             }
@@ -56,8 +56,8 @@ pub fn column_partials(a: column_partials::Args) {
 /// Twin of shaders/column_finish.comp: the tree, level by level over whole rows of lanes.
 pub fn column_finish(a: column_finish::Args) {
     let columns = a.push.columns as usize;
-    let mut part = a.partials.to_vec();
-    vectorized(|| {
+    let (part, output) = (&mut a.partials.to_vec()[..], a.output);
+    vectorized!(|part: &mut [f32], output: &mut [f32], columns: usize| {
         let mut s = COLUMN_LANES / 2;
         while s > 0 {
             let (low, high) = part.split_at_mut(s * columns);
@@ -66,7 +66,7 @@ pub fn column_finish(a: column_finish::Args) {
             }
             s /= 2;
         }
-        for (o, x) in a.output.iter_mut().zip(&part) {
+        for (o, x) in output.iter_mut().zip(part.iter()) {
             *o = snap(*x);
         }
     });

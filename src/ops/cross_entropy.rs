@@ -47,7 +47,11 @@ pub fn cross_entropy(a: cross_entropy::Args) {
     let outputs = a.softmax.par_chunks_mut(rows * width).zip(a.losses.par_chunks_mut(rows));
     let inputs = a.logits.par_chunks(rows * width).zip(a.targets.par_chunks(rows));
     outputs.zip(inputs).for_each(|((softmax, losses), (logits, targets))| {
-        vectorized(|| {
+        vectorized!(|softmax: &mut [f32],
+                     losses: &mut [f32],
+                     logits: &[f32],
+                     targets: &[u32],
+                     width: usize| {
             let outputs = softmax.chunks_exact_mut(width).zip(losses);
             let inputs = logits.chunks_exact(width).zip(targets);
             for ((softmax, loss), (logits, &target)) in outputs.zip(inputs) {
@@ -74,7 +78,7 @@ pub fn cross_entropy_backward(a: cross_entropy_backward::Args) {
     let scale = a.push.scale;
     a.gradient.par_chunks_mut(rows * width).zip(a.targets.par_chunks(rows)).for_each(
         |(gradients, targets)| {
-            vectorized(|| {
+            vectorized!(|gradients: &mut [f32], targets: &[u32], width: usize, scale: f32| {
                 for (gradient, &target) in gradients.chunks_exact_mut(width).zip(targets) {
                     if target == IGNORE {
                         gradient.fill(0.0);

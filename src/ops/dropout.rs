@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::Recorder;
 use super::grid::{elements_per_task, flat_groups, vectorized};
-use crate::exact::{dropout_scale, dropout_threshold, philox, snap};
+use crate::exact::{dropout_scale, dropout_threshold, random_words_of_8, snap};
 use crate::kernels::dropout;
 use crate::recording::View;
 
@@ -42,14 +42,20 @@ impl Dropout {
 pub fn dropout(a: dropout::Args) {
     let p = a.push;
     let task = elements_per_task();
-    let key = [p.seed_low, p.seed_high];
-    let (step_low, step_high) = (a.step_number[0], a.step_number[1]);
+    let seed = u64::from(p.seed_low) | u64::from(p.seed_high) << 32;
+    let step = u64::from(a.step_number[0]) | u64::from(a.step_number[1]) << 32;
     let chunks = a.output.par_chunks_mut(task).zip(a.input.par_chunks(task)).enumerate();
     chunks.for_each(|(k, (output, input))| {
-        vectorized(|| {
-            let first_quad = (k * task / 4) as u32;
-            for (quad, (output, input)) in output.chunks_mut(4).zip(input.chunks(4)).enumerate() {
-                let words = philox([first_quad + quad as u32, p.purpose, step_low, step_high], key);
+        let first = k * task;
+        vectorized!(|output: &mut [f32],
+                     input: &[f32],
+                     first: usize,
+                     p: dropout::Push,
+                     seed: u64,
+                     step: u64| {
+            for (run, (output, input)) in output.chunks_mut(32).zip(input.chunks(32)).enumerate() {
+                let first_block = (first / 4 + run * 8) as u32;
+                let words = random_words_of_8(seed, p.purpose, step, first_block);
                 for ((o, x), word) in output.iter_mut().zip(input).zip(words) {
                     *o = if word < p.threshold { 0.0 } else { snap(x * p.scale) };
                 }

@@ -86,9 +86,15 @@ pub fn embedding_backward(a: embedding_backward::Args) {
     a.d_wte.par_chunks_mut(d_model).enumerate().for_each_init(
         || vec![0.0f32; d_model],
         |sum, (token, d_row)| {
-            vectorized(|| {
+            let positions = &order[starts[token] as usize..starts[token + 1] as usize];
+            let sum = &mut sum[..];
+            vectorized!(|sum: &mut [f32],
+                         d_row: &mut [f32],
+                         positions: &[u32],
+                         d_output: &[f32],
+                         d_model: usize| {
                 sum.fill(0.0);
-                for &position in &order[starts[token] as usize..starts[token + 1] as usize] {
+                for &position in positions {
                     let d = &d_output[position as usize * d_model..][..d_model];
                     for (s, x) in sum.iter_mut().zip(d) {
                         *s += x;
@@ -106,12 +112,17 @@ pub fn embedding_backward(a: embedding_backward::Args) {
 pub fn position_backward(a: position_backward::Args) {
     let size = (a.push.context * a.push.d_model) as usize;
     let batch = a.push.batch as usize;
-    let columns = a.push.d_model as usize;
+    let (columns, d_output) = (a.push.d_model as usize, a.d_output);
     a.d_wpe.par_chunks_mut(columns).enumerate().for_each(|(t, out)| {
-        vectorized(|| {
+        vectorized!(|out: &mut [f32],
+                     t: usize,
+                     batch: usize,
+                     size: usize,
+                     columns: usize,
+                     d_output: &[f32]| {
             out.fill(0.0);
             for b in 0..batch {
-                let d = &a.d_output[b * size + t * columns..][..columns];
+                let d = &d_output[b * size + t * columns..][..columns];
                 for (s, x) in out.iter_mut().zip(d) {
                     *s += x;
                 }

@@ -58,13 +58,13 @@ pub fn probe(function: usize, input: View, output: View) -> Dispatch {
 
 /// Twin of shaders/exact_probe.comp.
 pub fn exact_probe(a: exact_probe::Args) {
-    let (input, count) = (a.input, a.push.count as usize);
+    let (input, count, function) = (a.input, a.push.count as usize, a.push.function);
     let task = elements_per_task();
     a.output[..count].par_chunks_mut(task).enumerate().for_each(|(k, output)| {
-        vectorized(|| {
-            let first = k * task;
+        let first = k * task;
+        vectorized!(|input: &[u32], output: &mut [u32], first: usize, count: usize, function: u32| {
             let argument = |i: usize| f32::from_bits(input[i % count]);
-            match a.push.function {
+            match function {
                 0 => apply(exact::snap, &input[first..], output),
                 1 => apply(exact::snap_moment, &input[first..], output),
                 2 => apply(exact::recip, &input[first..], output),
@@ -135,12 +135,14 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// Runs every function over a few thousand inputs on the executor that `load` makes, and returns the
-/// first difference from the contract.
-pub fn first_difference<E: Executor>(load: impl FnOnce(Program) -> Result<E>) -> Result<Option<Difference>> {
-    const COUNT: usize = 4096;
+/// Runs every function over `count` inputs of its domain on the executor that `load` makes, and returns
+/// the first difference from the contract. A few thousand are enough to tell devices apart.
+pub fn first_difference<E: Executor>(
+    count: usize,
+    load: impl FnOnce(Program) -> Result<E>,
+) -> Result<Option<Difference>> {
     let mut program = Program::default();
-    let mut add = |name: String| program.add_buffer(&name, COUNT, Group::Scratch, Residence::Device);
+    let mut add = |name: String| program.add_buffer(&name, count, Group::Scratch, Residence::Device);
     let views: Vec<(View, View)> = FUNCTIONS
         .iter()
         .map(|function| (add(format!("{}.input", function.name)), add(format!("{}.output", function.name))))
@@ -150,11 +152,11 @@ pub fn first_difference<E: Executor>(load: impl FnOnce(Program) -> Result<E>) ->
     let recording = program.add_recording("probe", dispatches.collect());
     let mut executor = load(program)?;
     for (function, (input, _)) in views.iter().enumerate() {
-        executor.write(*input, &sample(function, COUNT))?;
+        executor.write(*input, &sample(function, count))?;
     }
     executor.submit(recording, &[])?;
     for (function, (_, output)) in views.iter().enumerate() {
-        let difference = compare(function, &sample(function, COUNT), &executor.read(*output)?);
+        let difference = compare(function, &sample(function, count), &executor.read(*output)?);
         if difference.is_some() {
             return Ok(difference);
         }

@@ -34,7 +34,7 @@ pub fn backward(r: &mut Recorder, input: View, gradient: View) {
 pub fn gelu_forward(a: gelu_forward::Args) {
     let task = elements_per_task();
     a.output.par_chunks_mut(task).zip(a.input.par_chunks(task)).for_each(|(output, input)| {
-        vectorized(|| {
+        vectorized!(|output: &mut [f32], input: &[f32]| {
             for (o, x) in output.iter_mut().zip(input) {
                 *o = snap(gelu(*x));
             }
@@ -46,7 +46,7 @@ pub fn gelu_forward(a: gelu_forward::Args) {
 pub fn gelu_backward(a: gelu_backward::Args) {
     let task = elements_per_task();
     a.gradient.par_chunks_mut(task).zip(a.input.par_chunks(task)).for_each(|(gradient, input)| {
-        vectorized(|| {
+        vectorized!(|gradient: &mut [f32], input: &[f32]| {
             for (g, x) in gradient.iter_mut().zip(input) {
                 *g = snap(*g * snap(gelu_grad(*x)));
             }

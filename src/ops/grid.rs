@@ -47,12 +47,27 @@ pub const fn elements_per_task() -> usize {
     TASK_ELEMENTS
 }
 
-/// Runs `f` compiled for the widest vectors this processor has. Widths never change a result: each
-/// element's own operations and their order stay as written.
-#[inline(always)]
-pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+/// Runs a block compiled for the widest vectors this processor has; the block lists the variables it uses
+/// and their types. Widths never change a result: each element's own operations and their order stay as written.
+///
+/// Not a closure, because only a method can be made to be inlined always, and what is not inlined into the
+/// code for wide vectors is compiled for narrow ones.
+macro_rules! vectorized {
+    (|$($name:ident: $kind:ty),* $(,)?| $body:block) => {{
+        struct Work<T>(T);
+        impl pulp::WithSimd for Work<($($kind,)*)> {
+            type Output = ();
+
+            #[inline(always)]
+            fn with_simd<S: pulp::Simd>(self, _: S) {
+                let ($($name,)*) = self.0;
+                $body
+            }
+        }
+        pulp::Arch::new().dispatch(Work(($($name,)*)))
+    }};
 }
+pub(super) use vectorized;
 
 #[cfg(test)]
 mod tests {

@@ -110,7 +110,13 @@ pub fn layernorm_forward(a: layernorm_forward::Args) {
     let inputs = a.input.par_chunks(rows * width);
     let (gamma, beta) = (&a.gamma[..width], &a.beta[..width]);
     outputs.zip(stats).zip(inputs).for_each(|((outputs, stats), inputs)| {
-        vectorized(|| {
+        vectorized!(|outputs: &mut [f32],
+                     stats: &mut [f32],
+                     inputs: &[f32],
+                     gamma: &[f32],
+                     beta: &[f32],
+                     width: usize,
+                     p: layernorm_forward::Push| {
             let rows = outputs.chunks_exact_mut(width).zip(stats.chunks_exact_mut(2));
             for ((output, stats), input) in rows.zip(inputs.chunks_exact(width)) {
                 let mean = snap(row_sum([input], |[x]| x) * p.inv_d_model);
@@ -141,7 +147,13 @@ pub fn layernorm_backward(a: layernorm_backward::Args) {
     let inputs = a.input.par_chunks(rows * width);
     let stats = a.stats.par_chunks(rows * 2);
     d_inputs.zip(d_outputs).zip(inputs).zip(stats).for_each(|(((d_inputs, d_outputs), inputs), stats)| {
-        vectorized(|| {
+        vectorized!(|d_inputs: &mut [f32],
+                     d_outputs: &[f32],
+                     inputs: &[f32],
+                     stats: &[f32],
+                     gamma: &[f32],
+                     width: usize,
+                     p: layernorm_backward::Push| {
             let rows = d_inputs.chunks_exact_mut(width).zip(d_outputs.chunks_exact(width));
             let saved = inputs.chunks_exact(width).zip(stats.chunks_exact(2));
             for ((d_input, d_output), (input, stats)) in rows.zip(saved) {
@@ -167,16 +179,24 @@ pub fn layernorm_backward(a: layernorm_backward::Args) {
 pub fn layernorm_backward_params(a: layernorm_backward_params::Args) {
     let width = a.push.d_model as usize;
     let rows = a.push.num_positions as usize;
+    let (stats, d_output, input) = (a.stats, a.d_output, a.input);
     let (gamma_sums, beta_sums) = a.partials.split_at_mut(COLUMN_LANES * width);
     let lanes = gamma_sums.par_chunks_mut(width).zip(beta_sums.par_chunks_mut(width));
     lanes.enumerate().for_each(|(lane, (gamma_sum, beta_sum))| {
-        vectorized(|| {
+        vectorized!(|gamma_sum: &mut [f32],
+                     beta_sum: &mut [f32],
+                     lane: usize,
+                     rows: usize,
+                     width: usize,
+                     stats: &[f32],
+                     d_output: &[f32],
+                     input: &[f32]| {
             gamma_sum.fill(0.0);
             beta_sum.fill(0.0);
             for row in (lane..rows).step_by(COLUMN_LANES) {
-                let (mean, rstd) = (a.stats[2 * row], a.stats[2 * row + 1]);
-                let d_output = &a.d_output[row * width..][..width];
-                let input = &a.input[row * width..][..width];
+                let (mean, rstd) = (stats[2 * row], stats[2 * row + 1]);
+                let d_output = &d_output[row * width..][..width];
+                let input = &input[row * width..][..width];
                 let sums = gamma_sum.iter_mut().zip(beta_sum.iter_mut());
                 for (((gamma_sum, beta_sum), d), x) in sums.zip(d_output).zip(input) {
                     *gamma_sum += d * snap(snap(x - mean) * rstd);

@@ -61,7 +61,7 @@ pub fn reduce_sum(a: reduce_sum::Args) {
     let input = &a.input[..a.push.count as usize];
     let rows = input.par_chunks(a.push.row_length as usize).with_min_len(4);
     a.output.par_iter_mut().zip(rows).for_each(|(sum, row)| {
-        vectorized(|| {
+        vectorized!(|sum: &mut f32, row: &[f32], square: bool| {
             let total = if square { row_sum([row], |[x]| x * x) } else { row_sum([row], |[x]| x) };
             *sum = snap_moment(total);
         })

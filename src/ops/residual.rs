@@ -24,7 +24,7 @@ pub fn residual_add(a: residual_add::Args) {
     let task = elements_per_task();
     let inputs = a.stream.par_chunks(task).zip(a.branch.par_chunks(task));
     a.output.par_chunks_mut(task).zip(inputs).for_each(|(output, (stream, branch))| {
-        vectorized(|| {
+        vectorized!(|output: &mut [f32], stream: &[f32], branch: &[f32]| {
             for ((o, x), y) in output.iter_mut().zip(stream).zip(branch) {
                 *o = snap(x + y);
             }

@@ -94,10 +94,11 @@ pub fn softmax_forward(a: softmax_forward::Args) {
     let rows = rows_per_task(context);
     let tasks = a.output.par_chunks_mut(rows * context).zip(a.input.par_chunks(rows * context));
     tasks.enumerate().for_each(|(task, (outputs, inputs))| {
-        vectorized(|| {
+        let first = task * rows;
+        vectorized!(|outputs: &mut [f32], inputs: &[f32], first: usize, context: usize, scale: f32| {
             let pairs = outputs.chunks_exact_mut(context).zip(inputs.chunks_exact(context));
             for (k, (output, input)) in pairs.enumerate() {
-                let length = (task * rows + k) % context + 1;
+                let length = (first + k) % context + 1;
                 let (output, masked) = output.split_at_mut(length);
                 let input = &input[..length];
                 let largest = row_max(input, |x| x * scale);
@@ -116,19 +117,26 @@ pub fn softmax_forward(a: softmax_forward::Args) {
 
 /// Twin of shaders/softmax_backward.comp.
 pub fn softmax_backward(a: softmax_backward::Args) {
-    let p = a.push;
-    let (context, n_head, d_head) = (p.context as usize, p.n_head as usize, p.d_head as usize);
+    let (p, output, d_output) = (a.push, a.output, a.d_output);
+    let context = p.context as usize;
     let rows = rows_per_task(context);
     let tasks = a.gradient.par_chunks_mut(rows * context).zip(a.probs.par_chunks(rows * context));
     tasks.enumerate().for_each(|(task, (gradients, probs))| {
-        vectorized(|| {
+        let first = task * rows;
+        vectorized!(|gradients: &mut [f32],
+                     probs: &[f32],
+                     first: usize,
+                     p: softmax_backward::Push,
+                     d_output: &[f32],
+                     output: &[f32]| {
+            let (context, n_head, d_head) = (p.context as usize, p.n_head as usize, p.d_head as usize);
             let pairs = gradients.chunks_exact_mut(context).zip(probs.chunks_exact(context));
             for (k, (gradient, probs)) in pairs.enumerate() {
-                let row = task * rows + k;
+                let row = first + k;
                 let (matrix, i) = (row / context, row % context);
                 let position = matrix / n_head * context + i;
                 let at = (position * n_head + matrix % n_head) * d_head;
-                let products = a.d_output[at..at + d_head].iter().zip(&a.output[at..at + d_head]);
+                let products = d_output[at..at + d_head].iter().zip(&output[at..at + d_head]);
                 let d = snap(products.fold(0.0, |sum, (x, y)| sum + x * y));
                 let (gradient, masked) = gradient.split_at_mut(i + 1);
                 for (g, prob) in gradient.iter_mut().zip(probs) {

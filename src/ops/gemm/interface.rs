@@ -24,7 +24,8 @@ const ALONE_COLUMNS: usize = 64;
 /// Rows (columns) of a shared tile for each of its row (column) quads.
 const SHARED_SIDE: usize = 64;
 
-/// Large tiles read less memory; but a device needs many workgroups to be busy. Measured on an NVIDIA H100.
+/// Large tiles read less memory; but a device needs many workgroups to be busy: an NVIDIA H100 has 132
+/// multiprocessors, each for one workgroup or two of this size.
 const BUSY_WORKGROUPS: usize = 256;
 
 impl Tiling {

@@ -1,0 +1,134 @@
+//! GFLOP/s of the matrix product: `cargo bench --bench gemm` on the CPU executor,
+//! `cargo bench --bench gemm -- vulkan [DEVICE]` on a Vulkan device.
+//!
+//! The sizes are the products of a training step of `nano` (batch 12, context 64), then large ones.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hlx::cpu::CpuExecutor;
+use hlx::exact::fill_normal;
+use hlx::ops::gemm::{Gemm, Matrix, Pass};
+use hlx::recording::{Executor, Group, Program, RecordingId, Residence, Traits, View};
+use hlx::vulkan::{Device, Selection, VulkanExecutor};
+
+/// How long each product is repeated on the CPU.
+const TIME: Duration = Duration::from_millis(400);
+
+/// How often each product is repeated on a device.
+const RUNS: usize = 20;
+
+#[derive(Clone, Copy)]
+struct Product {
+    sizes: [usize; 3],
+    trans_a: bool,
+    trans_b: bool,
+    batches: usize,
+}
+
+const fn product(sizes: [usize; 3], layout: [char; 2], batches: usize) -> Product {
+    Product { sizes, trans_a: matches!(layout[0], 'T'), trans_b: matches!(layout[1], 'T'), batches }
+}
+
+const PRODUCTS: [Product; 21] = [
+    product([512, 256, 512], ['N', 'N'], 1),
+    product([768, 128, 384], ['N', 'N'], 1),
+    product([768, 128, 512], ['N', 'N'], 1),
+    product([768, 128, 128], ['N', 'N'], 1),
+    product([768, 512, 128], ['N', 'N'], 1),
+    product([768, 128, 65], ['N', 'T'], 1),
+    product([768, 65, 128], ['N', 'N'], 1),
+    product([768, 384, 128], ['N', 'T'], 1),
+    product([768, 128, 512], ['N', 'T'], 1),
+    product([768, 512, 128], ['N', 'T'], 1),
+    product([128, 768, 384], ['T', 'N'], 1),
+    product([128, 768, 512], ['T', 'N'], 1),
+    product([512, 768, 128], ['T', 'N'], 1),
+    product([65, 768, 128], ['T', 'N'], 1),
+    product([64, 32, 64], ['N', 'T'], 48),
+    product([64, 64, 32], ['N', 'N'], 48),
+    product([64, 64, 32], ['T', 'N'], 48),
+    product([2048, 768, 2304], ['N', 'N'], 1),
+    product([2048, 3072, 768], ['N', 'T'], 1),
+    product([768, 2048, 3072], ['T', 'N'], 1),
+    product([2048, 2048, 2048], ['N', 'N'], 1),
+];
+
+impl Product {
+    fn flops(&self) -> f64 {
+        2.0 * self.sizes.iter().product::<usize>() as f64 * self.batches as f64
+    }
+
+    /// A program of this one product, and the views of its operands.
+    fn program(&self, traits: &Traits) -> (Program, [View; 2]) {
+        let [m, k, n] = self.sizes;
+        let mut program = Program::default();
+        let mut matrix = |name: &str, rows: usize, columns: usize, trans: bool| {
+            let len = rows * columns;
+            let view = program.add_buffer(name, len * self.batches, Group::Scratch, Residence::Device);
+            let stored = Matrix::new(view, if trans { rows } else { columns }).batched(len, 0);
+            (view, if trans { stored.transposed() } else { stored })
+        };
+        let (a_view, a) = matrix("a", m, k, self.trans_a);
+        let (b_view, b) = matrix("b", k, n, self.trans_b);
+        let (_, c) = matrix("c", m, n, false);
+        let gemm = Gemm { batch_outer: self.batches, ..Gemm::new(Pass::Backward, self.sizes, a, b, c) };
+        program.add_recording("product", vec![gemm.record(traits)]);
+        (program, [a_view, b_view])
+    }
+}
+
+/// Gives the operands numbers.
+fn fill(executor: &mut dyn Executor, views: [View; 2]) {
+    for (seed, view) in views.into_iter().enumerate() {
+        let mut values = vec![0.0; view.words];
+        fill_normal(&mut values, 1.0, seed as u64, 0, 0);
+        executor.write(view, bytemuck::cast_slice(&values)).expect("the device works");
+    }
+}
+
+/// The shortest of many runs.
+fn seconds_on_cpu(product: &Product) -> f64 {
+    let (program, views) = product.program(&CpuExecutor::TRAITS);
+    let mut executor = CpuExecutor::load(program).expect("it fits");
+    fill(&mut executor, views);
+    let start = Instant::now();
+    let mut shortest = Duration::MAX;
+    while start.elapsed() < TIME {
+        let run = Instant::now();
+        executor.submit(RecordingId(0), &[]).expect("the CPU works");
+        shortest = shortest.min(run.elapsed());
+    }
+    shortest.as_secs_f64()
+}
+
+/// The shortest of many runs, by the device's own clock.
+fn seconds_on(device: &Arc<Device>, product: &Product) -> f64 {
+    let (program, views) = product.program(&device.traits());
+    let mut executor = VulkanExecutor::load(device, program).expect("it fits");
+    fill(&mut executor, views);
+    executor.time(RecordingId(0), 2).expect("the device works");
+    executor.time(RecordingId(0), RUNS).expect("the device works").min_ms() / 1e3
+}
+
+fn main() {
+    // `cargo bench` adds an argument of its own.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let device = (arguments.first().map(String::as_str) == Some("vulkan")).then(|| {
+        let name = arguments.get(1).map_or("auto", String::as_str);
+        let selection: Selection = name.parse().expect("every text names a device");
+        Device::open(&selection, false).unwrap_or_else(|error| panic!("{error}"))
+    });
+    match &device {
+        Some(device) => println!("{}", device.info().name),
+        None => println!("CPU executor, {} threads", rayon::current_num_threads()),
+    }
+    println!("{:>5} {:>5} {:>5}  layout batches {:>10} {:>9}", "m", "k", "n", "us", "GFLOP/s");
+    for product in &PRODUCTS {
+        let seconds = device.as_ref().map_or_else(|| seconds_on_cpu(product), |d| seconds_on(d, product));
+        let [m, k, n] = product.sizes;
+        let [a, b] = [product.trans_a, product.trans_b].map(|trans| if trans { 'T' } else { 'N' });
+        let (us, gflops) = (seconds * 1e6, product.flops() / seconds * 1e-9);
+        println!("{m:>5} {k:>5} {n:>5} {a:>5}{b} {:>8} {us:>10.1} {gflops:>9.1}", product.batches);
+    }
+}
