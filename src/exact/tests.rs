@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::ops::{Add, Mul, Neg, RangeInclusive, Sub};
 
 /// math.rs once more, over a type that panics on a subnormal.
+#[allow(clippy::duplicate_mod)]
 #[path = "math.rs"]
 mod checked_math;
 
