@@ -5,23 +5,24 @@
 #![deny(unsafe_code)]
 
 pub mod error;
-pub mod interrupt;
 
 pub mod cli;
 pub mod config;
 
 pub mod data;
 
+pub mod train;
+
 pub mod model;
 
-pub mod checkpoint;
-pub mod report;
-
-pub mod recording;
+pub mod ops;
 
 pub mod exact;
 pub mod kernels;
-pub mod ops;
+pub mod recording;
 
 pub mod cpu;
 pub mod vulkan;
+
+pub mod checkpoint;
+pub mod report;

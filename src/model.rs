@@ -1,4 +1,10 @@
 //! The model: GPT-2 as recordings of its forward and backward pass.
 
 pub mod arena;
+pub mod attention;
+pub mod block;
+pub mod gpt;
+pub mod linear;
+pub mod mlp;
+pub mod norm;
 pub mod parameters;

@@ -7,7 +7,6 @@
 
 mod math;
 mod philox;
-mod reduce;
 #[cfg(test)]
 mod tests;
 
@@ -15,10 +14,16 @@ pub use math::{exp, gelu, gelu_grad, log, recip, rsqrt, sigmoid, snap, snap_mome
 pub use philox::{
     dropout_scale, dropout_threshold, fill_normal, normal_block, philox, random_u32, random_words, unit,
 };
-pub use reduce::{
-    COLUMN_LANES, K_BLOCK, ROW_LANES, column_sums, column_sums_by, column_tree, dot, dot_by, row_max,
-    row_max_by, row_sum, row_sum_by, row_tree,
-};
+
+/// Length of a dot product's blocks: rounded products are added ascending inside a block, from +0, and
+/// the blocks' sums ascending, from +0.
+pub const K_BLOCK: usize = 256;
+/// Strided partial sums of a row: lane p adds elements p, p + 32, ... ascending, from +0. Then a
+/// binary tree adds the lanes: `part[p] += part[p + s]` for p < s, with s = 16, 8, 4, 2, 1.
+pub const ROW_LANES: usize = 32;
+/// Strided partial sums of a column: lane p adds rows p, p + 64, ... ascending, from +0. Then a
+/// binary tree adds the lanes: `part[p] += part[p + s]` for p < s, with s = 32, 16, 8, 4, 2, 1.
+pub const COLUMN_LANES: usize = 64;
 
 /// What [`math`](self) calculates with. The tests compile the same file a second time over a type that
 /// panics when a result is subnormal.

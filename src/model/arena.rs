@@ -72,7 +72,16 @@ mod tests {
 
     #[test]
     fn tensors_survive_packing_and_matrices_come_first() {
-        let config = crate::config::ModelConfig::for_tests(11, 5, 6, 2, 3);
+        let config = ModelConfig {
+            vocab_size: 11,
+            context: 5,
+            d_model: 6,
+            n_layer: 2,
+            n_head: 3,
+            d_ff: 24,
+            dropout: 0.0,
+            layer_norm_eps: 1e-5,
+        };
         let arena = Arena::new(&config);
         let tensors: Vec<Vec<f32>> =
             arena.specs.iter().enumerate().map(|(k, s)| (0..s.len()).map(|i| (k * 1000 + i) as f32).collect()).collect();

@@ -8,8 +8,7 @@ use crate::exact::snap;
 use crate::kernels::{column_finish, column_partials};
 use crate::recording::View;
 
-/// Strided partial sums of a column reduction. Twin of COLUMN_LANES in shaders/include/column.glsl.
-pub const COLUMN_LANES: usize = 64;
+pub use crate::exact::COLUMN_LANES;
 
 /// output[c] = sum over rows of input[:,c]. input [N,C], output [C]; `partials` is scratch of [64,C].
 pub fn column_sum(r: &mut Recorder, input: View, output: View, partials: View) {

@@ -7,6 +7,7 @@ pub mod column_sum;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
+pub mod exact_probe;
 pub mod gelu;
 pub mod gemm;
 pub mod grid;
@@ -42,7 +43,9 @@ pub mod twin {
     pub use super::cross_entropy::{cross_entropy, cross_entropy_backward};
     pub use super::dropout::dropout;
     pub use super::embedding::{embedding_backward, embedding_forward, position_backward};
+    pub use super::exact_probe::exact_probe;
     pub use super::gelu::{gelu_backward, gelu_forward};
+    pub use super::gemm::{gemm, gemm_backward, gemm_backward_tiled, gemm_tiled};
     pub use super::layernorm::{layernorm_backward, layernorm_backward_params, layernorm_forward};
     pub use super::reduce::reduce_sum;
     pub use super::residual::residual_add;

@@ -2,8 +2,7 @@
 //!
 //! Twin of shaders/include/row.glsl.
 
-/// Strided partial sums of a row reduction.
-pub const ROW_LANES: usize = 32;
+use crate::exact::ROW_LANES;
 
 /// Sums `f` over the elements of `N` equally long rows.
 #[inline(always)]

@@ -94,7 +94,8 @@ impl VulkanExecutor {
         let commands = record_all(&recorder, &pool)?;
         let device_buffers =
             program.buffers.iter().zip(&buffers).filter(|(s, _)| s.residence == Residence::Device);
-        let transfer = Transfer::new(device, device_buffers.map(|(spec, buffer)| (buffer, spec.words)))?;
+        let transfer =
+            Transfer::new(device, device_buffers.map(|(spec, buffer)| (buffer, spec.words)), true)?;
         let rings = (0..program.recordings.len()).map(|i| Ring::new(&program, i)).collect();
         let mut executor = VulkanExecutor {
             timeline: Timeline::new(device)?,

@@ -1,9 +1,10 @@
 //! Compute pipelines: one per kernel and specialization, built once per device and shared by its programs.
 
 use std::collections::HashMap;
+use std::num::NonZero;
+use std::thread;
 
 use ash::vk;
-use rayon::prelude::*;
 
 use super::failure::failed;
 use crate::error::Result;
@@ -47,9 +48,9 @@ impl Pipelines {
                 self.layouts.insert(*kernel, create_layout(device, *kernel)?);
             }
         }
-        let create =
-            |variant: &Variant| create_pipeline(device, self.cache, self.layouts[&variant.0], variant);
-        let created: Vec<Result<vk::Pipeline>> = missing.par_iter().map(create).collect();
+        let created = on_all_cores(&missing, |variant: &Variant| {
+            create_pipeline(device, self.cache, self.layouts[&variant.0], variant)
+        });
         // Everything that was created is kept, so that it is destroyed even if another failed.
         let mut outcome = Ok(());
         for (variant, pipeline) in missing.into_iter().zip(created) {
@@ -86,6 +87,21 @@ impl Pipelines {
         }
         self.cache = vk::PipelineCache::null();
     }
+}
+
+/// Maps in parallel, on threads of its own: rayon's could take up other work meanwhile, and that work
+/// could wait for the lock under which pipelines are built.
+fn on_all_cores<T: Sync, R: Send>(items: &[T], map: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let share = items.len().div_ceil(cores).max(1);
+    thread::scope(|scope| {
+        let map = &map;
+        let threads: Vec<_> = items
+            .chunks(share)
+            .map(|chunk| scope.spawn(move || chunk.iter().map(map).collect::<Vec<R>>()))
+            .collect();
+        threads.into_iter().flat_map(|t| t.join().expect("building kernels does not panic")).collect()
+    })
 }
 
 fn create_layout(device: &ash::Device, kernel: Kernel) -> Result<Layout> {

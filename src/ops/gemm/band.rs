@@ -5,8 +5,9 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::pack::{Scratch, pack_columns};
-use super::tile::{Columns, K_BLOCK, Step, VECTORS, add_to_totals, block_sums, tile_columns, tile_rows};
+use super::tile::{Columns, Step, VECTORS, add_to_totals, block_sums, tile_columns, tile_rows};
 use super::twin::{Chunk, Product, panel_len};
+use crate::exact::K_BLOCK;
 
 /// Some rows of one batch, to be multiplied with one packed chunk of B.
 pub struct Band<'a, S> {

@@ -1,10 +1,144 @@
-//! The matrix product: its API for the model, its CPU twin.
+//! The matrix product: how the model asks for one, which kernel does it, and the kernels' CPU twins.
 
 mod band;
+mod interface;
 mod pack;
-pub mod problem;
-mod tile;
-pub mod twin;
-
+mod problem;
 #[cfg(test)]
 mod tests;
+mod tile;
+mod twin;
+
+pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled};
+pub use problem::{Causal, Layout, Problem};
+pub use twin::{Operands, multiply};
+
+use crate::kernels;
+use crate::recording::{Dispatch, Traits, View};
+
+/// An operand: some words of a buffer, and how the matrices lie in them.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix {
+    pub view: View,
+    pub layout: Layout,
+}
+
+impl Matrix {
+    /// One matrix, stored row by row, `ld` elements from one row to the next.
+    pub fn new(view: View, ld: usize) -> Matrix {
+        Matrix { view, layout: Layout { first: 0, ld, outer: 0, inner: 0, trans: false } }
+    }
+
+    /// The first element lies `first` elements into the view.
+    pub fn at(mut self, first: usize) -> Matrix {
+        self.layout.first = first;
+        self
+    }
+
+    /// The operand is the transpose of what is stored.
+    pub fn transposed(mut self) -> Matrix {
+        self.layout.trans = !self.layout.trans;
+        self
+    }
+
+    /// Many matrices: elements from one outer and from one inner batch to the next.
+    pub fn batched(mut self, outer: usize, inner: usize) -> Matrix {
+        (self.layout.outer, self.layout.inner) = (outer, inner);
+        self
+    }
+}
+
+/// Which pair of kernels a product belongs to. Both give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// `gemm`: products of activations, with or without a bias.
+    Forward,
+    /// `gemm_backward`: products that are gradients; never a bias.
+    Backward,
+}
+
+/// C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n]), for every batch.
+///
+/// Batch `z` is inner batch `z % batch_inner` of outer batch `z / batch_inner`. Outer is the coarser one: C's
+/// inner batches lie inside an outer batch, one after the other or side by side in the rows, as attention heads do.
+#[derive(Clone, Copy, Debug)]
+pub struct Gemm {
+    pub pass: Pass,
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
+    pub a: Matrix,
+    pub b: Matrix,
+    pub c: Matrix,
+    /// `[n]`
+    pub bias: Option<View>,
+    pub batch_outer: usize,
+    pub batch_inner: usize,
+    pub causal: Causal,
+}
+
+impl Gemm {
+    /// One plain product; `..Gemm::new(...)` leaves room for a bias, batches and a triangle.
+    pub fn new(pass: Pass, [m, k, n]: [usize; 3], a: Matrix, b: Matrix, c: Matrix) -> Gemm {
+        Gemm { pass, m, k, n, a, b, c, bias: None, batch_outer: 1, batch_inner: 1, causal: Causal::None }
+    }
+
+    /// The numbers without the buffers.
+    pub fn problem(&self) -> Problem {
+        Problem {
+            m: self.m,
+            k: self.k,
+            n: self.n,
+            use_bias: self.bias.is_some(),
+            a: self.a.layout,
+            b: self.b.layout,
+            c: self.c.layout,
+            batch_inner: self.batch_inner,
+            batches: self.batch_outer * self.batch_inner,
+            causal: self.causal,
+        }
+    }
+
+    /// Chooses the kernel and its tiles. Panics if the numbers contradict each other or the views:
+    /// a program's fault, never a user's.
+    pub fn record(&self, traits: &Traits) -> Dispatch {
+        let tiling = if traits.fast_shared_memory { Tiling::shared(&self.problem()) } else { Tiling::Alone };
+        self.record_tiled(tiling)
+    }
+
+    /// [`Gemm::record`] with the tiles given: any choice gives the same bits.
+    pub fn record_tiled(&self, tiling: Tiling) -> Dispatch {
+        assert!(self.pass == Pass::Forward || self.bias.is_none(), "a gradient has no bias");
+        let problem = self.problem();
+        let bias_words = self.bias.map_or(0, |bias| bias.words);
+        problem.check(self.a.view.words, self.b.view.words, self.c.view.words, bias_words);
+        let push = interface::push(&problem).to_bytes();
+        let words = interface::specialization(&problem, tiling);
+        let groups = tiling.groups(&problem);
+        let (a, b, c) = (self.a.view, self.b.view, self.c.view);
+        // Something must be bound where there is no bias; it is not read.
+        let bias = self.bias.unwrap_or(b);
+        match (self.pass, tiling) {
+            (Pass::Forward, Tiling::Alone) => {
+                use kernels::gemm::{Bindings, Push, Specialization, dispatch};
+                let bindings = Bindings { a, b, c, bias };
+                dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
+            }
+            (Pass::Forward, Tiling::Shared { .. }) => {
+                use kernels::gemm_tiled::{Bindings, Push, Specialization, dispatch};
+                let bindings = Bindings { a, b, c, bias };
+                dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
+            }
+            (Pass::Backward, Tiling::Alone) => {
+                use kernels::gemm_backward::{Bindings, Push, Specialization, dispatch};
+                let bindings = Bindings { input1: a, input2: b, output: c };
+                dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
+            }
+            (Pass::Backward, Tiling::Shared { .. }) => {
+                use kernels::gemm_backward_tiled::{Bindings, Push, Specialization, dispatch};
+                let bindings = Bindings { input1: a, input2: b, output: c };
+                dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
+            }
+        }
+    }
+}

@@ -42,6 +42,8 @@ impl Causal {
 /// Where one operand's matrices lie in memory, counted in elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
+    /// From the start of the operand's words to its first element.
+    pub first: usize,
     /// From one stored row to the next.
     pub ld: usize,
     /// From one outer batch to the next.
@@ -50,6 +52,13 @@ pub struct Layout {
     pub inner: usize,
     /// The stored matrix is the transpose of the operand. Never set for the result.
     pub trans: bool,
+}
+
+impl Layout {
+    /// True if every stored row starts at a multiple of four elements, so that kernels may move four at once.
+    pub fn rows_start_at_quads(&self) -> bool {
+        [self.first, self.ld, self.outer, self.inner].iter().all(|step| step.is_multiple_of(4))
+    }
 }
 
 /// C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n]), `batches` times.
@@ -69,9 +78,15 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// The same product of operands whose words begin with their first elements.
+    pub fn from_first_elements(&self) -> Problem {
+        let cut = |layout: Layout| Layout { first: 0, ..layout };
+        Problem { a: cut(self.a), b: cut(self.b), c: cut(self.c), ..*self }
+    }
+
     /// The first element of batch `z` of an operand.
     pub fn start(&self, layout: Layout, z: usize) -> usize {
-        z / self.batch_inner * layout.outer + z % self.batch_inner * layout.inner
+        layout.first + z / self.batch_inner * layout.outer + z % self.batch_inner * layout.inner
     }
 
     /// Stored rows and columns of A.
@@ -84,11 +99,11 @@ impl Problem {
         if self.b.trans { (self.n, self.k) } else { (self.k, self.n) }
     }
 
-    /// Elements from the first to one past the last that an operand of `rows` x `columns` touches.
+    /// Elements of the operand's words up to one past the last that `rows` x `columns` touch.
     pub fn extent(&self, layout: Layout, (rows, columns): (usize, usize)) -> usize {
         let last_outer = (self.batches - 1) / self.batch_inner * layout.outer;
         let last_inner = (self.batch_inner.min(self.batches) - 1) * layout.inner;
-        last_outer + last_inner + (rows - 1) * layout.ld + columns
+        layout.first + last_outer + last_inner + (rows - 1) * layout.ld + columns
     }
 
     /// The terms that matter to the sums of the rows `rows`.

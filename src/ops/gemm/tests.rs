@@ -1,8 +1,8 @@
 //! Holds the fast product to the plain one, bit for bit, over shapes, layouts, batches and triangles.
 
 use super::problem::{Causal, Layout, Problem};
-use super::tile::K_BLOCK;
 use super::twin::{Operands, multiply, multiply_with};
+use crate::exact::{K_BLOCK, snap};
 
 /// The contract itself: one element after the other, in the order that every kernel must keep.
 pub fn plain_product(problem: &Problem, operands: Operands<'_>) {
@@ -22,8 +22,7 @@ pub fn plain_product(problem: &Problem, operands: Operands<'_>) {
             if problem.use_bias {
                 total += operands.bias[j];
             }
-            let snapped = if total.abs() < 2.0_f32.powi(-50) { 0.0 } else { total };
-            operands.c[problem.start(c, z) + i * c.ld + j] = snapped;
+            operands.c[problem.start(c, z) + i * c.ld + j] = snap(total);
         }
     }
 }
@@ -66,12 +65,12 @@ impl Case {
         let stacked = |rows: usize, columns: usize, trans: bool| {
             let (rows, columns) = if trans { (columns, rows) } else { (rows, columns) };
             let ld = columns + gap;
-            Layout { ld, inner: rows * ld + gap, outer: inner * (rows * ld + gap) + gap, trans }
+            Layout { first: gap, ld, inner: rows * ld + gap, outer: inner * (rows * ld + gap) + gap, trans }
         };
         let mut c = stacked(m, n, false);
         if self.side_by_side {
             let ld = inner * (n + gap);
-            c = Layout { ld, inner: n + gap, outer: m * ld, trans: false };
+            c = Layout { first: 2 * gap, ld, inner: n + gap, outer: m * ld, trans: false };
         }
         let (a, b) = (stacked(m, k, self.trans_a), stacked(k, n, self.trans_b));
         let (use_bias, causal) = (self.use_bias, self.causal);

@@ -2,14 +2,10 @@
 
 use pulp::Simd;
 
-/// Products are summed inside blocks of this many terms, then block by block: part of the exact
-/// contract, the same in every kernel.
-pub const K_BLOCK: usize = 256;
-
 /// Vectors in a row of a tile.
 pub const VECTORS: usize = 2;
 
-/// Below this magnitude a stored result becomes +0: 2^-50.
+/// What [`snap`](crate::exact::snap) makes +0: less than 2^-50.
 const SNAP_BELOW: f32 = f32::from_bits((127 - 50) << 23);
 
 /// Columns of a tile.
@@ -25,7 +21,7 @@ pub const fn tile_rows<S: Simd>() -> usize {
 /// Packed B: for each term, the tile's columns.
 pub type Columns<S> = [<S as Simd>::f32s; VECTORS];
 
-/// The sums over one block of terms, from +0, ascending. `a(p)` gives term p of the tile's rows.
+/// The sums over one block of at most [`K_BLOCK`](crate::exact::K_BLOCK) terms, from +0, ascending. `a(p)` gives term p of the tile's rows.
 ///
 /// A product is rounded before it is added: never `mul_add`.
 #[inline(always)]

@@ -11,7 +11,8 @@ use rayon::prelude::*;
 use super::band::Band;
 use super::pack::{Scratch, pack_columns};
 use super::problem::Problem;
-use super::tile::{K_BLOCK, tile_columns, tile_rows};
+use super::tile::{tile_columns, tile_rows};
+use crate::exact::K_BLOCK;
 
 /// Packed B is at most about this many floats (4 MiB): it stays in cache while rows pass by.
 const PACKED_B_FLOATS: usize = 1 << 20;
@@ -54,6 +55,8 @@ pub fn multiply(problem: &Problem, operands: Operands<'_>) {
 pub fn multiply_with<S: Simd>(simd: S, problem: &Problem, operands: Operands<'_>) {
     let Operands { a, b, c, bias } = operands;
     problem.check(a.len(), b.len(), c.len(), bias.len());
+    let (a, b, c) = (&a[problem.a.first..], &b[problem.b.first..], &mut c[problem.c.first..]);
+    let problem = &problem.from_first_elements();
     let product = Product { simd, problem, a, b, bias };
     let one_flops = problem.flops() / problem.batches as u64;
     let pieces = split_batches(problem, c);

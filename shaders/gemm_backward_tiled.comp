@@ -1,0 +1,20 @@
+// The matrix product of the backward pass for GPUs: a gradient, so without bias.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "exact.glsl"
+
+layout(std430, set = 0, binding = 0) readonly buffer Input1 { float input1[]; };   // A: [m, k], or [k, m] if TRANS_A
+layout(std430, set = 0, binding = 1) readonly buffer Input2 { float input2[]; };   // B: [k, n], or [n, k] if TRANS_B
+layout(std430, set = 0, binding = 2) writeonly buffer Output { float output_[]; }; // C: [m, n]
+layout(std430, set = 0, binding = 0) readonly buffer Input1Quads { vec4 input1_vec4[]; };
+layout(std430, set = 0, binding = 1) readonly buffer Input2Quads { vec4 input2_vec4[]; };
+layout(std430, set = 0, binding = 2) writeonly buffer OutputQuads { vec4 output_vec4[]; };
+
+#define LEFT input1
+#define LEFT_VEC4 input1_vec4
+#define RIGHT input2
+#define RIGHT_VEC4 input2_vec4
+#define RESULT output_
+#define RESULT_VEC4 output_vec4
+#define BIAS(column) 0.0
+#include "gemm_tiled.glsl"
