@@ -25,7 +25,7 @@ try:
     import torch
     from safetensors import safe_open
     from tokenizers import Tokenizer
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 except ImportError as error:
     sys.exit(f"{error}: this script needs packages from PyPI: pip install torch transformers tokenizers safetensors")
 
@@ -75,6 +75,8 @@ def check_tokenizer(checkpoint, model, corpus):
     tokens = tokenizer.encode(text).ids
     hold(len(tokens) == units, f"each of {units} characters is one token")
     hold(tokenizer.decode(tokens, skip_special_tokens=False) == text, "decoding gives the text back, spaces and newlines included")
+    auto = AutoTokenizer.from_pretrained(checkpoint)
+    hold(auto(text).input_ids == tokens and auto.decode(tokens) == text, "so does AutoTokenizer of transformers")
     seen = text if end is None else text.replace(END_OF_TEXT, "")
     ids = [tokenizer.token_to_id(c) for c in sorted(set(seen))]
     hold(ids == sorted(ids), "token ids follow the code points")
@@ -118,7 +120,8 @@ def make(args):
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     model.save_pretrained(args.folder)
-    shutil.copy(args.like / "tokenizer.json", args.folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(args.like / name, args.folder)
     print(f"saved {args.folder}")
 
 
