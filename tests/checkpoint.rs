@@ -124,6 +124,7 @@ fn a_checkpoint_comes_back_and_its_bytes_follow_from_the_state() {
         "optimizer.safetensors",
         "state.json",
         "tokenizer.json",
+        "tokenizer_config.json",
     ];
     assert_eq!(names, expected);
     assert_eq!(snapshot_names(a.parent().unwrap()), ["step-00000007"], "nothing is left beside it");

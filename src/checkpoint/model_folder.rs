@@ -8,12 +8,16 @@ use super::manifest::read_checked;
 use super::tensors::{Tensor, TensorFile, encode};
 use crate::config::ModelConfig;
 use crate::data::Tokenizer;
+use crate::data::corpus::END_OF_TEXT;
 use crate::error::{Error, Result};
 use crate::model::parameters::{ModelState, parameter_specs};
 
 pub const CONFIG: &str = "config.json";
 pub const MODEL: &str = "model.safetensors";
 pub const TOKENIZER: &str = "tokenizer.json";
+/// Tells transformers' AutoTokenizer to take tokenizer.json as it is: without it, a folder whose model
+/// is a GPT-2 gets GPT-2's own byte tokenizer, which loses spaces.
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Names in older folders leave this out.
 const PREFIX: &str = "transformer.";
@@ -145,7 +149,22 @@ pub fn config_json(config: &ModelConfig, end_of_text: Option<u32>) -> String {
         "tie_word_embeddings": true,
         "vocab_size": config.vocab_size,
     });
-    let mut text = serde_json::to_string_pretty(&json).expect("numbers and names are JSON");
+    to_text(&json)
+}
+
+/// The text of tokenizer_config.json.
+pub fn tokenizer_config_json(has_end_of_text: bool) -> String {
+    let mut json =
+        json!({"clean_up_tokenization_spaces": false, "tokenizer_class": "PreTrainedTokenizerFast"});
+    if has_end_of_text {
+        json["bos_token"] = END_OF_TEXT.into();
+        json["eos_token"] = END_OF_TEXT.into();
+    }
+    to_text(&json)
+}
+
+fn to_text(json: &Value) -> String {
+    let mut text = serde_json::to_string_pretty(json).expect("numbers and names are JSON");
     text.push('\n');
     text
 }

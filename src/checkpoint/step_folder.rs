@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::atomic::{publish_folder, remove_folder};
 use super::manifest::{Manifest, damaged};
 use super::model_folder::{
-    CONFIG, MODEL, TOKENIZER, config_json, encode_parameters, read_model, read_tokenizer,
+    CONFIG, MODEL, TOKENIZER, TOKENIZER_CONFIG, config_json, encode_parameters, read_model, read_tokenizer,
+    tokenizer_config_json,
 };
 use super::tensors::TensorFile;
 use crate::config::Precision;
@@ -85,6 +86,8 @@ impl Checkpoint {
         let model_config = config_json(config, self.tokenizer.end_of_text());
         manifest.write_file(folder, CONFIG, model_config.as_bytes())?;
         manifest.write_file(folder, TOKENIZER, self.tokenizer.to_json().as_bytes())?;
+        let tokenizer_config = tokenizer_config_json(self.tokenizer.end_of_text().is_some());
+        manifest.write_file(folder, TOKENIZER_CONFIG, tokenizer_config.as_bytes())?;
         manifest.write_file(folder, MODEL, &encode_parameters(config, &[("", &self.model.tensors)]))?;
         let moments = encode_parameters(config, &[("m.", &self.m), ("v.", &self.v)]);
         manifest.write_file(folder, OPTIMIZER, &moments)?;
@@ -107,6 +110,8 @@ impl Checkpoint {
         let model = read_model(folder)?;
         let tokenizer =
             read_tokenizer(folder)?.ok_or_else(|| damaged(&folder.join(TOKENIZER), "the file is missing"))?;
+        // Only other programs read this one; it belongs to a whole checkpoint all the same.
+        manifest.read_file(folder, TOKENIZER_CONFIG)?;
         let path = folder.join(OPTIMIZER);
         let bytes = manifest.read_file(folder, OPTIMIZER)?;
         let file = TensorFile::parse(&path, &bytes)?;
