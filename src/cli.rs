@@ -87,15 +87,9 @@ pub struct GenerateArgs {
     /// A run's folder (its latest checkpoint), a checkpoint, or a GPT-2 model folder
     #[arg(long, value_name = "DIR")]
     pub checkpoint: PathBuf,
-    /// Text to go on from
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "\n",
-        hide_default_value = true,
-        allow_hyphen_values = true
-    )]
-    pub prompt: String,
+    /// Text to go on from [default: the start of a text]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
     /// How many tokens to write at most; an end-of-text token ends the text sooner
     #[arg(long, value_name = "N", default_value_t = 500)]
     pub max_tokens: u64,

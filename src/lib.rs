@@ -10,6 +10,8 @@ pub mod interrupt;
 pub mod cli;
 pub mod config;
 
+pub mod commands;
+
 pub mod data;
 
 pub mod train;

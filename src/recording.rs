@@ -205,6 +205,9 @@ pub trait Executor {
     /// must be among the recording's last [`RING_SLOTS`] submits.
     fn fetch(&mut self, ticket: Ticket, buffer: BufferId) -> Result<Vec<u32>>;
 
+    /// True if `submit` returns only when the work is done, so that running ahead gains nothing.
+    fn is_synchronous(&self) -> bool;
+
     /// Waits for everything submitted so far.
     fn wait_idle(&mut self) -> Result<()>;
 

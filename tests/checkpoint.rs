@@ -236,8 +236,8 @@ fn a_new_run_does_not_write_over_another() {
     let error = RunFolder::for_new_run(&config).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("--resume"), "{error}");
-    assert_eq!(RunFolder::to_resume(&ResumeFrom::Path(out.join("step-00000010")), &config), run);
-    assert_eq!(RunFolder::to_resume(&ResumeFrom::Auto, &config), run);
+    assert_eq!(RunFolder::to_resume(&ResumeFrom::Path(out.join("step-00000010")), &config.to_options()), run);
+    assert_eq!(RunFolder::to_resume(&ResumeFrom::Auto, &config.to_options()), run);
 }
 
 #[test]

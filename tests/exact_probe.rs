@@ -3,34 +3,19 @@
 //! Runs on software Vulkan, or on the device named by `HLX_TEST_DEVICE`. Over every input on demand:
 //! `cargo test --release --test exact_probe -- --ignored --nocapture`.
 
-use std::sync::Arc;
+mod common;
 
 use hlx::ops::exact_probe::{FUNCTIONS, compare, first_difference, probe};
 use hlx::recording::{Executor, Group, Program, Residence};
-use hlx::vulkan::{Device, Kind, Selection, VulkanExecutor, devices};
+use hlx::vulkan::VulkanExecutor;
 use rayon::prelude::*;
-
-const INSTALL: &str = "this test needs software Vulkan and the Vulkan validation layer \
-                       (Debian and Ubuntu: apt install mesa-vulkan-drivers vulkan-validationlayers)";
-
-fn open(validation: bool) -> Arc<Device> {
-    let selection = match std::env::var("HLX_TEST_DEVICE") {
-        Ok(name) => name.parse().unwrap(),
-        Err(_) => {
-            let all = devices().unwrap_or_else(|error| panic!("{error}; {INSTALL}"));
-            let software = all.iter().find(|d| d.kind == Kind::Cpu);
-            Selection::Index(software.unwrap_or_else(|| panic!("{INSTALL}")).index)
-        }
-    };
-    Device::open(&selection, validation).unwrap_or_else(|error| panic!("{error}; {INSTALL}"))
-}
 
 #[test]
 fn the_device_gives_the_cpus_bits() {
-    let device = open(true);
+    let device = common::open();
     let difference = first_difference(1 << 20, |program| VulkanExecutor::load(&device, program)).unwrap();
     assert_eq!(difference.map(|d| d.to_string()), None);
-    assert_eq!(device.validation_messages(), Vec::<String>::new());
+    common::assert_silent(&device);
 }
 
 /// Each function over its whole domain, block by block.
@@ -38,7 +23,7 @@ fn the_device_gives_the_cpus_bits() {
 #[ignore = "takes half an hour: every input of every function"]
 fn the_device_gives_the_cpus_bits_for_every_input() {
     const BLOCK: usize = 1 << 22;
-    let device = open(false);
+    let device = common::open_unwatched();
     let mut program = Program::default();
     let input = program.add_buffer("input", BLOCK, Group::Scratch, Residence::Device);
     let output = program.add_buffer("output", BLOCK, Group::Scratch, Residence::Device);

@@ -96,6 +96,11 @@ fn follow(on: &str, traits: Traits, load: impl FnOnce(hlx::recording::Program) -
         b.val_windows.iter().map(|w| mean(&session.losses(&batch(&val, w, b.context)).unwrap())).sum::<f64>()
             / b.val_windows.len() as f64;
     let val = (val_loss - b.val_loss).abs();
+    for (k, part) in results.chunks(results.len().div_ceil(10)).enumerate() {
+        let expected = &b.losses[k * results.len().div_ceil(10)..][..part.len()];
+        let worst = worst(part.iter().map(|r| f64::from(r.loss)), expected, |a, b| (a - b).abs());
+        println!("{on}: losses to step {} within {:.2e}", part.last().expect("not empty").step, worst.0);
+    }
     println!(
         "{on}: {steps} losses within {:.2e}, gradient norms within {:.4} %, validation loss within {val:.2e}",
         loss.0,

@@ -7,7 +7,7 @@ use super::atomic::{remove_folder, replace_file};
 use super::manifest::damaged;
 use super::model_folder::CONFIG;
 use super::step_folder::Checkpoint;
-use crate::config::{ResumeFrom, TrainConfig};
+use crate::config::{Preset, ResumeFrom, TrainConfig, TrainOptions};
 use crate::error::{Error, Result};
 
 /// Names the newest checkpoint.
@@ -31,7 +31,8 @@ impl RunFolder {
     /// of `checkpoints/CORPUS-MODEL`, `...-2`, `...-3`.
     pub fn for_new_run(config: &TrainConfig) -> Result<RunFolder> {
         let Some(out) = &config.out else {
-            return Ok(default_folders(config).find(|run| !run.path.exists()).expect("numbers do not end"));
+            let mut names = default_folders(config.corpus.as_deref(), config.model);
+            return Ok(names.find(|run| !run.path.exists()).expect("numbers do not end"));
         };
         let run = RunFolder::at(out);
         if !run.steps()?.is_empty() || run.config_file().exists() {
@@ -45,19 +46,17 @@ impl RunFolder {
 
     /// The folder whose run `--resume` goes on with: the one at its path (or around it, if that is a
     /// step folder), or `--out`, or else the last of the default names that is taken.
-    pub fn to_resume(choice: &ResumeFrom, config: &TrainConfig) -> RunFolder {
-        match (choice, &config.out) {
+    pub fn to_resume(choice: &ResumeFrom, options: &TrainOptions) -> RunFolder {
+        let names = || default_folders(options.corpus.as_deref(), options.model.unwrap_or_default());
+        match (choice, &options.out) {
             (ResumeFrom::Path(path), _) if is_step_folder(path) => {
                 RunFolder::at(path.parent().unwrap_or(Path::new("")))
             }
             (ResumeFrom::Path(path), _) => RunFolder::at(path),
             (ResumeFrom::Auto, Some(out)) => RunFolder::at(out),
             (ResumeFrom::Auto, None) => {
-                let mut taken = default_folders(config).take_while(|run| run.path.exists());
-                let first = default_folders(config).next().expect("numbers do not end");
-                let mut newest = taken.next().unwrap_or(first);
-                newest = taken.last().unwrap_or(newest);
-                newest
+                let newest = names().take_while(|run| run.path.exists()).last();
+                newest.unwrap_or_else(|| names().next().expect("numbers do not end"))
             }
         }
     }
@@ -221,10 +220,10 @@ pub fn find_model_folder(flag: &str, path: &Path) -> Result<PathBuf> {
 }
 
 /// `checkpoints/CORPUS-MODEL`, then the same with 2, 3, ... behind it.
-fn default_folders(config: &TrainConfig) -> impl Iterator<Item = RunFolder> {
-    let corpus = config.corpus.as_deref().and_then(Path::file_stem);
+fn default_folders(corpus: Option<&Path>, model: Preset) -> impl Iterator<Item = RunFolder> {
+    let corpus = corpus.and_then(Path::file_stem);
     let corpus = corpus.map_or("hlx".into(), |stem| stem.to_string_lossy().into_owned());
-    let name = format!("{corpus}-{}", config.model);
+    let name = format!("{corpus}-{model}");
     (1u64..).map(move |number| {
         let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
         RunFolder::at(Path::new("checkpoints").join(name))

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::config::DeviceChoice;
+use crate::config::{DeviceChoice, ModelConfig};
 use crate::cpu::CpuExecutor;
 use crate::error::{Error, Result};
 use crate::recording::{Executor, Program, Traits};
+use crate::report::MemoryPlan;
 use crate::vulkan::{Device, DeviceInfo, Kind, Selection, devices};
 
 /// An open device.
@@ -77,15 +78,15 @@ impl Backend {
         }
     }
 
-    /// Bytes that a program may take.
-    pub fn memory_budget_bytes(&self) -> u64 {
+    /// Bytes that a program may take, if the system says.
+    pub fn memory_budget_bytes(&self) -> Option<u64> {
         match self {
             Backend::Cpu => {
-                let mut system = sysinfo::System::new();
+                let mut system = sysinfo::System::new().ok()?;
                 system.refresh_memory();
-                system.available_memory()
+                Some(system.available_memory())
             }
-            Backend::Vulkan(device) => device.memory_budget_bytes(),
+            Backend::Vulkan(device) => Some(device.memory_budget_bytes()),
         }
     }
 
@@ -110,47 +111,82 @@ impl Backend {
 
     /// True if a program fits this device.
     pub fn fits(&self, program: &Program) -> bool {
+        self.fits_into(program, self.memory_budget_bytes())
+    }
+
+    fn fits_into(&self, program: &Program, budget: Option<u64>) -> bool {
         let total: u64 = program.bytes_by_group().values().sum();
         let largest = program.largest_buffer().map_or(0, |b| 4 * b.words as u64);
-        total <= self.memory_budget_bytes() && self.largest_buffer_bytes().is_none_or(|limit| largest <= limit)
+        budget.is_none_or(|budget| total <= budget)
+            && self.largest_buffer_bytes().is_none_or(|limit| largest <= limit)
     }
 }
 
 fn summarize(all: &[DeviceInfo]) -> String {
     let each = all.iter().map(|d| match (&d.reason, d.kind) {
         (Some(reason), _) => format!("{}: {reason}", d.name),
-        (None, Kind::Cpu) => format!("{} is software, slower than the CPU executor; --device {} takes it", d.name, d.index),
+        (None, Kind::Cpu) => {
+            format!("{} is software, slower than the CPU executor; --device {} takes it", d.name, d.index)
+        }
         (None, _) => d.name.clone(),
     });
     each.collect::<Vec<_>>().join("; ")
 }
 
-/// The error for a batch that does not fit, with the largest that does.
-pub fn too_large(backend: &Backend, batch_size: usize, largest: usize) -> Error {
-    let name = backend.name();
-    Error::Usage(if largest == 0 {
-        format!("the model does not fit {name} with any --batch-size: give a smaller --model or --context")
-    } else {
-        format!("--batch-size {batch_size} does not fit {name}: the largest that fits is {largest} (--grad-accum makes up for it)")
-    })
+/// The error for a product that is too large.
+pub fn too_large(backend: &Backend, [m, k, n]: [usize; 3]) -> Error {
+    Error::Usage(format!("{m} x {k} x {n} does not fit {}: give smaller sizes", backend.name()))
 }
 
-/// The largest batch size in 1.. for which `fits` holds, 0 if none, assuming that smaller ones fit
-/// where a larger one does.
-pub fn largest_batch(fits: impl Fn(usize) -> bool) -> usize {
-    if !fits(1) {
-        return 0;
-    }
-    let mut good = 1;
-    let mut bad = 2;
-    while bad <= 1 << 16 && fits(bad) {
+/// The largest batch size in `1..=limit` for which `fits` holds, 0 if none, assuming that smaller ones
+/// fit where a larger one does.
+pub fn largest_batch(limit: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let (mut good, mut bad) = (0, 1);
+    while bad <= limit && fits(bad) {
         (good, bad) = (bad, bad * 2);
     }
+    bad = bad.min(limit + 1);
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;
         if fits(middle) { good = middle } else { bad = middle }
     }
     good
+}
+
+/// The memory plan of a program for `batch_size` windows at once, or the error that says which batch
+/// would fit. `program` makes it for any batch size; `hint` says what makes up for a smaller one.
+pub fn plan(
+    backend: &Backend,
+    model: &ModelConfig,
+    batch_size: usize,
+    hint: &str,
+    program: impl Fn(usize) -> Program,
+) -> Result<MemoryPlan> {
+    let limit = model.max_batch_size();
+    // Asked once: what is free changes while the search goes on.
+    let budget = backend.memory_budget_bytes();
+    let largest = largest_batch(limit, |batch| backend.fits_into(&program(batch), budget));
+    let name = backend.name();
+    if largest == 0 {
+        return Err(Error::Usage(format!(
+            "the model does not fit {name} with any --batch-size: give a smaller --model or --context"
+        )));
+    }
+    if batch_size > largest {
+        return Err(Error::Usage(format!(
+            "--batch-size {batch_size} does not fit {name}: the largest that fits is {largest}{hint}"
+        )));
+    }
+    let groups = program(batch_size).bytes_by_group();
+    Ok(MemoryPlan {
+        device: name,
+        groups: groups
+            .into_iter()
+            .map(|(group, bytes)| (format!("{group:?}").to_lowercase(), bytes))
+            .collect(),
+        budget,
+        largest_batch: Some(largest),
+    })
 }
 
 #[cfg(test)]
@@ -159,8 +195,10 @@ mod tests {
 
     #[test]
     fn the_largest_batch_is_found_wherever_the_limit_lies() {
-        for limit in 0..70 {
-            assert_eq!(largest_batch(|batch| batch <= limit), limit);
+        for enough in 0..70 {
+            for limit in [1, 2, 3, 31, 64, 100] {
+                assert_eq!(largest_batch(limit, |batch| batch <= enough), enough.min(limit));
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::{print, print_json};
 use crate::cli::DevicesArgs;
 use crate::error::Result;
 use crate::report::format;
@@ -12,27 +13,30 @@ pub fn run(args: &DevicesArgs) -> Result<()> {
     let all = found.as_deref().unwrap_or_default();
     if args.json {
         let list: Vec<_> = std::iter::once(cpu()).chain(all.iter().map(vulkan)).collect();
-        println!("{}", serde_json::Value::from(list));
-        return Ok(());
+        return print_json(&list.into());
     }
-    println!("cpu  CPU executor (hlx {}), {} threads: exact", env!("CARGO_PKG_VERSION"), rayon::current_num_threads());
+    print(&format!(
+        "cpu  CPU executor (hlx {}), {} threads: exact\n",
+        env!("CARGO_PKG_VERSION"),
+        rayon::current_num_threads()
+    ))?;
     for d in all {
         let exact = match &d.reason {
             None => "exact".to_owned(),
             Some(reason) => format!("cannot be used: {reason}"),
         };
-        println!("{:<4} {} ({}, {:?}): {exact}", d.index, d.name, d.driver, d.kind);
-        println!(
-            "     Vulkan {}, {} of memory, subgroups of {}, {} of shared memory, buffers up to {}",
+        print(&format!("{:<4} {} ({}, {:?}): {exact}\n", d.index, d.name, d.driver, d.kind))?;
+        print(&format!(
+            "     Vulkan {}, {} of memory, subgroups of {}, {} of shared memory, buffers up to {}\n",
             d.vulkan,
             format::bytes(d.heap_bytes),
             d.subgroup_size,
             format::bytes(d.shared_memory_bytes),
             format::bytes(d.max_storage_range_bytes)
-        );
+        ))?;
     }
     if let Err(error) = found {
-        println!("no Vulkan device: {error}");
+        print(&format!("no Vulkan device: {error}\n"))?;
     }
     Ok(())
 }

@@ -45,6 +45,17 @@ impl ModelConfig {
         crate::model::parameters::parameter_specs(self).iter().map(|spec| spec.len()).sum()
     }
 
+    /// The largest batch whose tensors the kernels can address: indices have 32 bits, of which hlx uses
+    /// 31, and a dispatch has at most 65,535 workgroups in a direction, each of 8 rows or of one head.
+    pub fn max_batch_size(&self) -> usize {
+        let widest = self.vocab_size.max(self.d_ff).max(3 * self.d_model);
+        let per_window = self.context * widest.max(self.n_head * self.context);
+        let by_words = (1 << 31) / per_window;
+        let by_rows = 8 * 65_535 / self.context;
+        let by_heads = 65_535 / self.n_head;
+        by_words.min(by_rows).min(by_heads)
+    }
+
     /// Checks every range and relation. The error names the flag to change.
     pub fn validate(&self) -> Result<()> {
         within("--context", self.context, 2, 1 << 16)?;

@@ -219,8 +219,8 @@ impl TrainConfig {
         Ok(format!("# Every option of this run: `hlx train --config FILE` trains it again.\n{keys}"))
     }
 
-    /// A fingerprint of everything that decides the weights except how long to train: two runs with
-    /// the same hash and corpus take the same steps. Where results go does not count.
+    /// A fingerprint of everything that decides the weights beside the corpus and the initial ones: two
+    /// runs with the same hash take the same steps. Where they run and where results go does not count.
     pub fn training_hash(&self) -> Result<String> {
         let options = TrainOptions {
             corpus: None,

@@ -168,6 +168,10 @@ impl Executor for CpuExecutor {
         Ok(copy.clone())
     }
 
+    fn is_synchronous(&self) -> bool {
+        true
+    }
+
     fn wait_idle(&mut self) -> Result<()> {
         Ok(())
     }

@@ -24,8 +24,14 @@ impl<'a> Feed<'a> {
         Feed { tokens, windows, batch_size, micros: vec![micro; grad_accum] }
     }
 
-    fn windows_per_step(&self) -> u64 {
+    /// Windows in a step, its micro-batches together.
+    pub fn windows_per_step(&self) -> u64 {
         (self.batch_size * self.micros.len()) as u64
+    }
+
+    /// Tokens that a step trains on.
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.micros.len() * self.micros[0].tokens.len()) as u64
     }
 
     /// The micro-batches of the step after `step` steps.

@@ -3,7 +3,11 @@
 pub mod digest;
 pub mod evaluate;
 pub mod feed;
+pub mod inference;
 pub mod init;
 pub mod program;
+pub mod run;
+pub mod sample;
 pub mod schedule;
 pub mod session;
+pub mod verify;

@@ -18,6 +18,13 @@ pub struct TrainState {
     pub step: u64,
 }
 
+impl TrainState {
+    /// Every tensor: parameters, first moments, second moments, each in canonical order.
+    pub fn tensors(&self) -> impl Iterator<Item = &Vec<f32>> {
+        [&self.params, &self.m, &self.v].into_iter().flatten()
+    }
+}
+
 /// Tokens of one micro-batch: B*T each.
 #[derive(Clone, Debug, Default)]
 pub struct MicroBatch {
@@ -126,7 +133,8 @@ impl Session {
         let update = &self.train.update;
         let ticket = self.executor.submit(update.recording, &[(update.schedule.buffer, &words)])?;
         self.in_flight.push_back((self.step, ticket));
-        if self.in_flight.len() > STEPS_AHEAD { self.oldest() } else { Ok(None) }
+        let ahead = if self.executor.is_synchronous() { 0 } else { STEPS_AHEAD };
+        if self.in_flight.len() > ahead { self.oldest() } else { Ok(None) }
     }
 
     /// Waits for the steps in flight and returns their results.

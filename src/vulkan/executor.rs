@@ -214,6 +214,10 @@ impl Executor for VulkanExecutor {
         Ok(words)
     }
 
+    fn is_synchronous(&self) -> bool {
+        false
+    }
+
     fn wait_idle(&mut self) -> Result<()> {
         self.timeline.wait_all()
     }

@@ -14,6 +14,15 @@ pub const INSTALL: &str = "this test needs software Vulkan and the Vulkan valida
 /// `--device` takes it). The validation layer watches it, unless `HLX_TEST_VALIDATION=0` says that
 /// the machine has none.
 pub fn open() -> Arc<Device> {
+    open_device(std::env::var("HLX_TEST_VALIDATION").map_or(true, |value| value != "0"))
+}
+
+/// The same device without the validation layer, for what takes long.
+pub fn open_unwatched() -> Arc<Device> {
+    open_device(false)
+}
+
+fn open_device(validation: bool) -> Arc<Device> {
     let selection = match std::env::var("HLX_TEST_DEVICE") {
         Ok(name) => name.parse().expect("every text names a device"),
         Err(_) => {
@@ -22,7 +31,6 @@ pub fn open() -> Arc<Device> {
             Selection::Index(software.unwrap_or_else(|| panic!("{INSTALL}")).index)
         }
     };
-    let validation = std::env::var("HLX_TEST_VALIDATION").map_or(true, |value| value != "0");
     Device::open(&selection, validation).unwrap_or_else(|error| panic!("{error}; {INSTALL}"))
 }
 

@@ -1,0 +1,73 @@
+//! `hlx eval`: how well a model predicts a text.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::backend::{self, Backend};
+use super::{generate, print, print_json};
+use crate::checkpoint::replace_file;
+use crate::cli::EvalArgs;
+use crate::data::{Corpus, EvaluationWindows};
+use crate::error::Result;
+use crate::report::format;
+use crate::train::evaluate::evaluate;
+use crate::train::inference::{Inference, InferenceProgram};
+use crate::train::session::MicroBatch;
+
+pub fn run(args: &EvalArgs) -> Result<()> {
+    let (model, tokenizer) = generate::open("--checkpoint", &args.checkpoint)?;
+    let corpus = Corpus::read(&args.corpus)?;
+    let tokens = tokenizer.encode(&corpus.text, &corpus.name)?;
+    let windows = EvaluationWindows::new(tokens.len(), model.config.context, &corpus.name)?;
+    let chosen = Backend::open(&args.device)?;
+    let (backend, batch_size) = (&chosen.backend, args.batch_size as usize);
+    let program = |batch_size| InferenceProgram::new(&model.config, batch_size, backend.traits());
+    let plan =
+        backend::plan(backend, &model.config, batch_size, "", |batch_size| program(batch_size).program)?;
+    tracing::info!("{plan}");
+    let mut inference = Inference::new(program(batch_size), &model.tensors, |program| backend.load(program))?;
+
+    let words = batch_size * model.config.context;
+    if let Some(path) = &args.dump_logits {
+        dump_logits(&mut inference, &tokens, &windows, words, path)?;
+    }
+    let losses = |batch: &_| inference.losses(batch);
+    let evaluation = evaluate(&tokens, &windows, words, model.config.context, losses)?;
+    // The end of an example is predicted too, but it is no character.
+    let characters = tokens[1..].iter().filter(|&&token| Some(token) != tokenizer.end_of_text()).count();
+    let bits = evaluation.loss * evaluation.tokens as f64 / libm::log(2.0) / characters.max(1) as f64;
+    let perplexity = libm::exp(evaluation.loss);
+    if args.json {
+        return print_json(&json!({
+            "loss": evaluation.loss,
+            "perplexity": perplexity,
+            "bits_per_character": bits,
+            "tokens": evaluation.tokens,
+        }));
+    }
+    print(&format!(
+        "loss {:.4}, perplexity {perplexity:.3}, {bits:.4} bits a character, over {} tokens of {} on {}\n",
+        evaluation.loss,
+        format::count(evaluation.tokens as f64),
+        corpus.name,
+        backend.name()
+    ))
+}
+
+/// Writes the tokens and logits of the first window that count.
+fn dump_logits(
+    inference: &mut Inference,
+    tokens: &[u32],
+    windows: &EvaluationWindows,
+    words: usize,
+    path: &Path,
+) -> Result<()> {
+    let mut batch = MicroBatch { tokens: vec![0; words], targets: vec![0; words] };
+    let counted = windows.fill(tokens, 0, &mut batch.tokens, &mut batch.targets).min(inference.context());
+    inference.losses(&batch)?;
+    let logits = inference.first_logits()?;
+    let rows: Vec<_> = logits.chunks(logits.len() / inference.context()).take(counted).collect();
+    let json = json!({ "tokens": batch.tokens[..counted], "logits": rows });
+    replace_file(path, json.to_string().as_bytes())
+}

@@ -1,0 +1,47 @@
+//! The commands, one a file: each reads its input, runs, and prints.
+
+mod backend;
+mod bench_gemm;
+mod devices;
+mod eval;
+mod generate;
+mod train;
+mod verify;
+
+use std::io::Write;
+
+use crate::cli::{Cli, Command};
+use crate::error::{Error, Result};
+
+/// Does what the command line says.
+pub fn run(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Generate(args) => generate::run(args),
+        Command::BenchGemm(args) => bench_gemm::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Devices(args) => devices::run(args),
+    }
+}
+
+/// Writes a result to stdout at once. A reader that has gone, as in `hlx ... | head`, ends the
+/// program quietly: nobody is left to tell.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Error::io("cannot write to", "stdout")(error)),
+    }
+}
+
+/// Writes a JSON value and a line's end to stdout.
+fn print_json(value: &serde_json::Value) -> Result<()> {
+    print(&format!("{value}\n"))
+}
+
+/// The command as the user typed it, for hints that can be copied.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "hlx".to_owned())
+}

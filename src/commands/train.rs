@@ -1,0 +1,244 @@
+//! `hlx train`: from a corpus, or from where a run was left, to a trained model.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::backend::{self, Backend};
+use super::generate::{self, Prompt};
+use super::{print, print_json, program};
+use crate::checkpoint::{Checkpoint, RunFolder, find_model_folder, read_model, read_tokenizer};
+use crate::cli::TrainArgs;
+use crate::config::{ModelConfig, ResumeFrom, TrainConfig, TrainOptions};
+use crate::data::{Dataset, Tokenizer};
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::model::parameters::ModelState;
+use crate::report::format;
+use crate::train::init::{initial_parameters, initial_state};
+use crate::train::program::{StepShape, TrainProgram};
+use crate::train::run::{Outcome, Run, Setup, feed, hash_tokens, step_shape, total_steps};
+use crate::train::sample::Sampler;
+use crate::train::session::{Session, TrainState};
+
+/// Characters of the sample that ends a run.
+const SAMPLE_TOKENS: u64 = 400;
+
+pub fn run(args: &TrainArgs) -> Result<()> {
+    let started = Instant::now();
+    let interrupt = Interrupt::install()?;
+    let origin = Origin::find(args)?;
+    let config = &origin.config;
+    let data = Dataset::load(config, origin.tokenizer.clone())?;
+    let model = config.model_config(data.tokenizer.vocab_size());
+    origin.check(&model, &data)?;
+    check_length(config, &data, origin.resumed.as_ref())?;
+
+    let chosen = Backend::open(&config.device)?;
+    let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
+    eprintln!("training on {} ({}){why}", chosen.backend.name(), chosen.backend.driver());
+    let session = load(&chosen.backend, config, &model)?;
+    let start = origin.start(&model, config.seed);
+    let folder = match &origin.folder {
+        Some(folder) => folder.clone(),
+        None => RunFolder::for_new_run(config)?,
+    };
+    folder.prepare(config)?;
+    describe(config, &data, &model, &folder, origin.resumed.as_ref());
+
+    let resumed = origin.resumed.as_ref().map(|checkpoint| &checkpoint.state);
+    let setup = Setup { config, data: &data, folder: &folder, interrupt: &interrupt, start: &start, resumed };
+    let outcome = Run::new(setup, session)?.train()?;
+    report(args.json, &chosen.backend, &model, &data.tokenizer, &folder, outcome, started)
+}
+
+/// Where a run starts: its configuration, and the weights it goes on from, if any.
+struct Origin {
+    config: TrainConfig,
+    /// The folder of the run that goes on.
+    folder: Option<RunFolder>,
+    resumed: Option<Checkpoint>,
+    /// The weights of `--init-from`.
+    weights: Option<ModelState>,
+    /// The tokenizer that the weights were trained with.
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Origin {
+    fn find(args: &TrainArgs) -> Result<Origin> {
+        let file = args.config.as_deref().map(TrainOptions::load).transpose()?.unwrap_or_default();
+        let given = args.options.clone().over(file);
+        match &args.resume {
+            Some(choice) => Origin::resumed(given, choice),
+            None => Origin::new(given),
+        }
+    }
+
+    fn new(options: TrainOptions) -> Result<Origin> {
+        let Some(path) = options.init_from.clone() else {
+            let config = TrainConfig::resolve(options, None)?;
+            return Ok(Origin { config, folder: None, resumed: None, weights: None, tokenizer: None });
+        };
+        let path = find_model_folder("--init-from", &path)?;
+        let weights = read_model(&path)?;
+        let config = TrainConfig::resolve(options, Some(&weights.config))?;
+        let tokenizer = read_tokenizer(&path)?;
+        Ok(Origin { config, folder: None, resumed: None, weights: Some(weights), tokenizer })
+    }
+
+    fn resumed(given: TrainOptions, choice: &ResumeFrom) -> Result<Origin> {
+        let folder = RunFolder::to_resume(choice, &given);
+        let Some((path, checkpoint)) = folder.load_to_resume(choice)? else {
+            eprintln!("there is nothing to resume in {}: starting a new run there", folder.path().display());
+            return Ok(Origin { folder: Some(folder), ..Origin::new(given)? });
+        };
+        let saved = match folder.config_file() {
+            file if file.exists() => TrainOptions::load(&file)?,
+            _ => TrainOptions::default(),
+        };
+        let config = TrainConfig::resolve(given.over(saved), Some(&checkpoint.model.config))?;
+        eprintln!("going on from {}", path.display());
+        if checkpoint.state.training_hash != config.training_hash()? {
+            eprintln!(
+                "options differ from those this checkpoint was trained with: \
+                 the result will not be that of one unbroken run"
+            );
+        }
+        let tokenizer = Some(checkpoint.tokenizer.clone());
+        Ok(Origin { config, folder: Some(folder), resumed: Some(checkpoint), weights: None, tokenizer })
+    }
+
+    /// The weights and the text belong together.
+    fn check(&self, model: &ModelConfig, data: &Dataset) -> Result<()> {
+        if let Some(weights) = &self.weights
+            && weights.config.vocab_size != model.vocab_size
+        {
+            return Err(Error::Input(format!(
+                "the model of --init-from has {} tokens and no tokenizer.json, and {} has {} different \
+                 characters: give the text that the model was trained on, or a folder with its tokenizer",
+                weights.config.vocab_size, data.name, model.vocab_size
+            )));
+        }
+        if let Some(checkpoint) = &self.resumed
+            && checkpoint.state.corpus_hash != hash_tokens(&data.train)
+        {
+            return Err(Error::Input(format!(
+                "{} is not the text that this run was trained on (or --val-fraction differs): give that text, \
+                 or start a new run from its weights with --init-from",
+                data.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// The state before the first step.
+    fn start(&self, model: &ModelConfig, seed: u64) -> TrainState {
+        if let Some(Checkpoint { model, m, v, state, .. }) = &self.resumed {
+            return TrainState {
+                params: model.tensors.clone(),
+                m: m.clone(),
+                v: v.clone(),
+                step: state.step,
+            };
+        }
+        let weights = self.weights.as_ref().map(|weights| weights.tensors.clone());
+        initial_state(weights.unwrap_or_else(|| initial_parameters(model, seed)))
+    }
+}
+
+/// A resumed run has steps left to take.
+fn check_length(config: &TrainConfig, data: &Dataset, resumed: Option<&Checkpoint>) -> Result<()> {
+    let total = total_steps(config, &feed(config, data)?);
+    match resumed {
+        Some(checkpoint) if checkpoint.state.step >= total => Err(Error::Usage(format!(
+            "this run has taken all of its {total} steps: give more --steps (or --epochs) to go on"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Plans the memory, prints the plan, and takes the memory.
+fn load(backend: &Backend, config: &TrainConfig, model: &ModelConfig) -> Result<Session> {
+    let shape = step_shape(config, model.vocab_size);
+    let traits = backend.traits();
+    let program = |batch_size| TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, traits).program;
+    let hint = " (--grad-accum makes up for it)";
+    eprintln!("{}", backend::plan(backend, model, config.batch_size, hint, program)?);
+    Session::new(shape, traits, |train| backend.load(train.program.clone()))
+}
+
+fn describe(
+    config: &TrainConfig,
+    data: &Dataset,
+    model: &ModelConfig,
+    folder: &RunFolder,
+    resumed: Option<&Checkpoint>,
+) {
+    eprintln!(
+        "{}: {} tokens to train on, {} to validate on, {} different",
+        data.name,
+        format::count(data.train.len() as f64),
+        format::count(data.validation.len() as f64),
+        model.vocab_size
+    );
+    let from = resumed.map_or(String::new(), |checkpoint| format!(", from step {}", checkpoint.state.step));
+    eprintln!(
+        "{} of {} parameters, {} windows of {} tokens a step{from}, into {}",
+        config.model,
+        format::count(model.parameter_count() as f64),
+        config.batch_size * config.grad_accum,
+        config.context(),
+        folder.path().display()
+    );
+}
+
+fn report(
+    as_json: bool,
+    backend: &Backend,
+    model: &ModelConfig,
+    tokenizer: &Tokenizer,
+    folder: &RunFolder,
+    outcome: Outcome,
+    started: Instant,
+) -> Result<()> {
+    if as_json {
+        return print_json(&json!({
+            "steps": outcome.steps,
+            "train_loss": outcome.train_loss,
+            "val_loss": outcome.val_loss,
+            "tokens_per_second": outcome.tokens_per_second,
+            "checkpoint": outcome.checkpoint,
+            "digest": outcome.digest,
+        }));
+    }
+    let val_loss = outcome.val_loss.map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
+    print(&format!(
+        "{} steps in {}: train loss {:.4}{val_loss}, {} tokens/s\ncheckpoint {}\ndigest {}\n",
+        outcome.steps,
+        format::duration(started.elapsed().as_secs_f64()),
+        outcome.train_loss,
+        format::count(outcome.tokens_per_second),
+        outcome.checkpoint.display(),
+        outcome.digest
+    ))?;
+    print("\nwhat it writes now:\n----\n")?;
+    let sampler = Sampler { temperature: 0.8, top_k: None, top_p: None, seed: 1337 };
+    let prompt = Prompt::start(tokenizer);
+    let mut inference = generate::load(backend, model, &outcome.params)?;
+    generate::stream(&mut inference, &sampler, tokenizer, prompt, SAMPLE_TOKENS)?;
+    print(&format!("\n----\n\n{}", next(folder.path(), outcome.steps)))
+}
+
+/// What to try next, as commands to copy.
+fn next(folder: &Path, steps: u64) -> String {
+    let (hlx, folder) = (program(), folder.display());
+    let more = 2 * steps;
+    format!(
+        "try next:\n  \
+         {hlx} generate --checkpoint {folder} --max-tokens 1000\n  \
+         {hlx} train --resume {folder} --steps {more}\n  \
+         {hlx} train --corpus YOUR-TEXT.txt --model tiny\n  \
+         {hlx} verify --runs 3\n"
+    )
+}

@@ -1,0 +1,367 @@
+//! The training loop: steps, and between them the measurements, the reports and the saves.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::checkpoint::{Checkpoint, FORMAT_VERSION, RunFolder, RunState};
+use crate::config::{CheckpointEvery, Length, TrainConfig};
+use crate::data::{Dataset, EvaluationWindows, TrainingWindows};
+use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
+use crate::model::parameters::ModelState;
+use crate::report::{MetricsFile, Progress, StepMetrics, StepReport};
+use crate::train::digest::{digest, tensor_name};
+use crate::train::evaluate::evaluate;
+use crate::train::feed::Feed;
+use crate::train::program::StepShape;
+use crate::train::schedule::Schedule;
+use crate::train::session::{Session, StepRates, StepResult, TrainState};
+
+/// What the loop needs to know.
+pub struct Setup<'a> {
+    pub config: &'a TrainConfig,
+    pub data: &'a Dataset,
+    pub folder: &'a RunFolder,
+    pub interrupt: &'a Interrupt,
+    /// The state that the session starts from.
+    pub start: &'a TrainState,
+    /// Where the run stood when its checkpoint was saved; `None` for a new run.
+    pub resumed: Option<&'a RunState>,
+}
+
+/// What a finished run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub steps: u64,
+    /// Of the last step, in nats a token.
+    pub train_loss: f64,
+    /// After the last step, if there is validation text.
+    pub val_loss: Option<f64>,
+    /// Over the steps taken now, without evaluations and saves.
+    pub tokens_per_second: f64,
+    /// The last checkpoint's folder.
+    pub checkpoint: PathBuf,
+    pub digest: String,
+    /// The trained parameters in canonical order.
+    pub params: Vec<Vec<f32>>,
+}
+
+/// The shape of a configuration's training step, for a vocabulary of this size.
+pub fn step_shape(config: &TrainConfig, vocab_size: usize) -> StepShape {
+    StepShape {
+        model: config.model_config(vocab_size),
+        batch_size: config.batch_size,
+        grad_accum: config.grad_accum,
+        beta1: config.beta1,
+        beta2: config.beta2,
+        eps: config.eps,
+        grad_clip: config.grad_clip,
+        seed: config.seed,
+    }
+}
+
+/// What a configuration feeds each step with.
+pub fn feed<'a>(config: &TrainConfig, data: &'a Dataset) -> Result<Feed<'a>> {
+    let windows = TrainingWindows::new(data.train.len(), config.context(), config.seed, &data.name)?;
+    Ok(Feed::new(&data.train, windows, config.batch_size, config.grad_accum, config.context()))
+}
+
+/// The steps of the whole run.
+pub fn total_steps(config: &TrainConfig, feed: &Feed) -> u64 {
+    match config.length {
+        Length::Steps(steps) => steps,
+        Length::Epochs(epochs) => feed.steps_of_epochs(epochs),
+    }
+}
+
+/// The learning rates of a run of `total_steps` steps.
+pub fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
+    Schedule { lr: config.lr, min_lr: config.min_lr, warmup_steps: config.warmup_steps, total_steps }
+}
+
+/// BLAKE3 of token ids: tells whether a resumed run sees the same text.
+pub fn hash_tokens(tokens: &[u32]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for chunk in tokens.chunks(4096) {
+        let bytes: Vec<u8> = chunk.iter().flat_map(|token| token.to_le_bytes()).collect();
+        hasher.update(&bytes);
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// A run under way.
+pub struct Run<'a> {
+    setup: Setup<'a>,
+    session: Session,
+    feed: Feed<'a>,
+    schedule: Schedule,
+    metrics: MetricsFile,
+    progress: Progress,
+    corpus_hash: String,
+    clock: Clock,
+    /// The newest step that has finished, with its time in seconds.
+    unreported: Option<(StepResult, f64)>,
+    train_loss: f64,
+    /// As measured last.
+    val_loss: Option<f64>,
+    /// The lowest validation loss of a checkpoint, and its step.
+    best: Option<(f64, u64)>,
+}
+
+/// The time that steps take, with evaluations and saves left out.
+struct Clock {
+    last: Instant,
+    steps: u64,
+    seconds: f64,
+}
+
+impl Clock {
+    /// The time since the last step or pause, in seconds.
+    fn step(&mut self) -> f64 {
+        let seconds = self.last.elapsed().as_secs_f64();
+        self.last = Instant::now();
+        self.steps += 1;
+        self.seconds += seconds;
+        seconds
+    }
+
+    /// Leaves out what passed since the last step.
+    fn resume(&mut self) {
+        self.last = Instant::now();
+    }
+}
+
+impl<'a> Run<'a> {
+    /// A run on a session that holds nothing yet.
+    pub fn new(setup: Setup<'a>, mut session: Session) -> Result<Run<'a>> {
+        let feed = feed(setup.config, setup.data)?;
+        let total = total_steps(setup.config, &feed);
+        let path = setup.folder.metrics_file();
+        let metrics = match setup.resumed {
+            None => MetricsFile::create(&path)?,
+            Some(state) => MetricsFile::resume(&path, state.step)?,
+        };
+        session.load_state(setup.start)?;
+        let best = setup.resumed.and_then(|state| state.best_val_loss.zip(state.best_step));
+        Ok(Run {
+            schedule: schedule(setup.config, total),
+            progress: Progress::new(setup.start.step, total),
+            corpus_hash: hash_tokens(&setup.data.train),
+            clock: Clock { last: Instant::now(), steps: 0, seconds: 0.0 },
+            unreported: None,
+            train_loss: f64::NAN,
+            val_loss: None,
+            best,
+            setup,
+            session,
+            feed,
+            metrics,
+        })
+    }
+
+    /// Trains to the end.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] after the user asked to stop and the state was saved; [`Error::Input`]
+    /// if a loss, a gradient or the state is not finite; whatever a file or the device reports.
+    pub fn train(mut self) -> Result<Outcome> {
+        self.clock.resume();
+        let outcome = self.take_steps();
+        self.progress.finish();
+        outcome
+    }
+
+    fn take_steps(&mut self) -> Result<Outcome> {
+        loop {
+            self.submit()?;
+            let step = self.session.step();
+            let last = step == self.schedule.total_steps;
+            let stop = self.setup.interrupt.requested() && !last;
+            let save = last || stop || self.is_save_due(step);
+            if !save && !self.is_evaluation_due(step) {
+                continue;
+            }
+            // A user who stops the run waits: what can be measured later is left out.
+            self.catch_up(!stop)?;
+            let saved = if save { Some(self.save()?) } else { None };
+            self.clock.resume();
+            match saved {
+                Some((folder, _)) if stop => return Err(self.interrupted(step, folder)),
+                Some((folder, state)) if last => return Ok(self.outcome(folder, state)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Sends the next step to the device and reports what has finished meanwhile.
+    fn submit(&mut self) -> Result<()> {
+        let step = self.session.step();
+        let rates = StepRates { lr: self.schedule.lr(step), weight_decay: self.setup.config.weight_decay };
+        if let Some(result) = self.session.step_ahead(self.feed.micro_batches(step), rates)? {
+            self.finished(result)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of a finished step. It is reported when the next one has finished, or with the
+    /// validation loss that was measured after it.
+    fn finished(&mut self, result: StepResult) -> Result<()> {
+        let timed = (result, self.clock.step());
+        match self.unreported.replace(timed) {
+            Some((earlier, seconds)) => self.report(earlier, None, seconds),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the steps in flight and reports them, the last with the validation loss, if one is
+    /// to be measured and there is text to measure it on.
+    fn catch_up(&mut self, measure: bool) -> Result<()> {
+        for result in self.session.drain()? {
+            self.finished(result)?;
+        }
+        let (last, seconds) = self.unreported.take().expect("a step was submitted");
+        self.val_loss = if measure { self.measure()? } else { None };
+        self.report(last, self.val_loss, seconds)
+    }
+
+    fn measure(&mut self) -> Result<Option<f64>> {
+        let (context, tokens) = (self.setup.config.context(), &self.setup.data.validation);
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        let windows = EvaluationWindows::new(tokens.len(), context, "the validation text")?;
+        let words = self.setup.config.batch_size * context;
+        let losses = |batch: &_| self.session.losses(batch);
+        Ok(Some(evaluate(tokens, &windows, words, context, losses)?.loss))
+    }
+
+    fn report(&mut self, result: StepResult, val_loss: Option<f64>, seconds: f64) -> Result<()> {
+        let tokens_per_step = self.feed.tokens_per_step();
+        let tokens_per_second = tokens_per_step as f64 / seconds;
+        self.train_loss = f64::from(result.loss);
+        let metrics = StepMetrics {
+            step: result.step,
+            epoch: self.feed.epochs(result.step),
+            tokens: result.step * tokens_per_step,
+            train_loss: self.train_loss,
+            val_loss,
+            lr: self.schedule.lr(result.step - 1),
+            grad_norm: f64::from(result.grad_norm),
+            step_ms: seconds * 1e3,
+            tokens_per_second,
+        };
+        self.metrics.write(&metrics)?;
+        self.progress.step(&StepReport {
+            step: result.step,
+            loss: metrics.train_loss,
+            val_loss: val_loss.or(self.val_loss),
+            grad_norm: metrics.grad_norm,
+            tokens_per_second,
+        });
+        Ok(())
+    }
+
+    fn is_evaluation_due(&self, step: u64) -> bool {
+        let every = self.setup.config.eval_every;
+        every > 0 && step.is_multiple_of(every) && !self.setup.data.validation.is_empty()
+    }
+
+    fn is_save_due(&self, step: u64) -> bool {
+        match self.setup.config.checkpoint_every {
+            CheckpointEvery::Steps(every) => step.is_multiple_of(every),
+            CheckpointEvery::Epochs(0) => false,
+            CheckpointEvery::Epochs(every) => {
+                self.feed.whole_epochs(step) / every > self.feed.whole_epochs(step - 1) / every
+            }
+        }
+    }
+
+    /// Saves the state after the last step, measured or not.
+    fn save(&mut self) -> Result<(PathBuf, SavedState)> {
+        let state = self.session.state()?;
+        let state = finite(&self.session, state)?;
+        let step = state.step;
+        if let Some(val_loss) = self.val_loss
+            && self.best.is_none_or(|(best, _)| val_loss < best)
+        {
+            self.best = Some((val_loss, step));
+        }
+        self.metrics.flush()?;
+        let specs = &self.session.train.model.arena.specs;
+        let digest = digest(specs, &state);
+        let config = self.session.train.model.config.clone();
+        let checkpoint = Checkpoint {
+            model: ModelState { config, tensors: state.params },
+            m: state.m,
+            v: state.v,
+            tokenizer: self.setup.data.tokenizer.clone(),
+            state: self.run_state(step, digest.clone())?,
+        };
+        let folder = self.setup.folder.save(&checkpoint, self.setup.config.keep_last)?;
+        tracing::info!("saved {}", folder.display());
+        Ok((folder, SavedState { digest, params: checkpoint.model.tensors }))
+    }
+
+    fn run_state(&self, step: u64, digest: String) -> Result<RunState> {
+        let windows = step * self.feed.windows_per_step();
+        Ok(RunState {
+            format_version: FORMAT_VERSION,
+            hlx_version: env!("CARGO_PKG_VERSION").to_owned(),
+            step,
+            epoch: self.feed.whole_epochs(step),
+            windows,
+            tokens: step * self.feed.tokens_per_step(),
+            seed: self.setup.config.seed,
+            precision: self.setup.config.precision,
+            digest,
+            training_hash: self.setup.config.training_hash()?,
+            corpus_hash: self.corpus_hash.clone(),
+            train_loss: self.train_loss,
+            val_loss: self.val_loss,
+            best_val_loss: self.best.map(|(loss, _)| loss),
+            best_step: self.best.map(|(_, step)| step),
+        })
+    }
+
+    fn interrupted(&self, step: u64, folder: PathBuf) -> Error {
+        Error::Interrupted(format!(
+            "stopped after step {step} of {} and saved {}: go on with --resume {}",
+            self.schedule.total_steps,
+            folder.display(),
+            self.setup.folder.path().display()
+        ))
+    }
+
+    fn outcome(&self, checkpoint: PathBuf, state: SavedState) -> Outcome {
+        let tokens = self.clock.steps * self.feed.tokens_per_step();
+        Outcome {
+            steps: self.session.step(),
+            train_loss: self.train_loss,
+            val_loss: self.val_loss,
+            tokens_per_second: tokens as f64 / self.clock.seconds,
+            checkpoint,
+            digest: state.digest,
+            params: state.params,
+        }
+    }
+}
+
+/// What a save leaves for the end of the run.
+struct SavedState {
+    digest: String,
+    params: Vec<Vec<f32>>,
+}
+
+/// The state itself if every number in it is finite: only such a state may be saved.
+fn finite(session: &Session, state: TrainState) -> Result<TrainState> {
+    let broken = state.tensors().position(|tensor| !tensor.iter().all(|x| x.is_finite()));
+    match broken {
+        None => Ok(state),
+        Some(index) => Err(Error::Input(format!(
+            "{} is not finite after step {}: nothing of it was saved; lower --lr, raise --warmup-steps \
+             or set --grad-clip, and go on with --resume",
+            tensor_name(&session.train.model.arena.specs, index),
+            state.step
+        ))),
+    }
+}
