@@ -114,7 +114,11 @@ fn parse_config(json: &Value) -> std::result::Result<ModelConfig, String> {
         Some(value) => value.as_f64().ok_or_else(|| format!("{key} is {value}, not a number")),
     };
     let d_model = size("n_embd", 768)?;
-    let d_ff = if json.get("n_inner").is_none_or(Value::is_null) { 4 * d_model } else { size("n_inner", 0)? };
+    let d_ff = if json.get("n_inner").is_none_or(Value::is_null) {
+        d_model.saturating_mul(4)
+    } else {
+        size("n_inner", 0)?
+    };
     Ok(ModelConfig {
         vocab_size: size("vocab_size", 50257)?,
         context: size("n_positions", 1024)?,
