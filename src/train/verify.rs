@@ -71,7 +71,7 @@ pub struct Difference {
     pub tensor: String,
     /// The first element that differs, in row-major order.
     pub element: usize,
-    /// Elements of that tensor that differ.
+    /// Elements of that tensor that differ; 0 if the first run, repeated to find them, came out otherwise.
     pub elements_different: usize,
     pub reference: Value,
     pub value: Value,
@@ -94,6 +94,14 @@ impl From<f32> for Value {
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.elements_different == 0 {
+            return write!(
+                f,
+                "step {}, run {} on {}: {} was another than in the first run, and no longer is: \
+                 the first run on {} does not come out the same again",
+                self.step, self.run, self.device, self.tensor, self.reference_device
+            );
+        }
         write!(
             f,
             "step {}, run {} on {}: {}[{}] is {} (0x{}), and {} (0x{}) in the first run on {}",
