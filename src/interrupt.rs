@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
+use crate::report::say;
 
 /// Set once the user has asked to stop.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +19,7 @@ impl Interrupt {
             if flag.0.swap(true, Ordering::Relaxed) {
                 std::process::exit(130);
             }
-            eprintln!("\nstopping after this step and saving; once more to stop at once");
+            say("\nstopping after this step and saving; once more to stop at once");
         })
         .map_err(|error| Error::Input(format!("cannot listen for Ctrl-C: {error}")))?;
         Ok(interrupt)

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hlx::cli::Cli;
+use hlx::error::Error;
+use hlx::report::say;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -12,9 +14,17 @@ fn main() -> ExitCode {
     match hlx::commands::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            say_end(&error);
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// Why a command ended early, in one line. A run that was stopped and saved has not failed.
+fn say_end(error: &Error) {
+    match error {
+        Error::Interrupted(message) => say(message),
+        _ => say(format_args!("error: {error}")),
     }
 }
 
@@ -22,5 +32,7 @@ fn main() -> ExitCode {
 fn log_to_stderr(verbose: u8) {
     let level = ["warn", "hlx=info", "hlx=debug", "hlx=trace"][usize::from(verbose.min(3))];
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let to_stderr = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time();
+    // A closed stderr would otherwise be reported on stderr, in a panic.
+    to_stderr.log_internal_errors(false).with_env_filter(filter).init();
 }

@@ -4,7 +4,9 @@ pub mod format;
 mod metrics;
 mod plan;
 mod progress;
+mod say;
 
 pub use metrics::{MetricsFile, StepMetrics};
 pub use plan::MemoryPlan;
 pub use progress::{Progress, StepReport};
+pub use say::say;

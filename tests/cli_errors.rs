@@ -135,14 +135,14 @@ fn a_bad_configuration_file_is_named_with_line_and_key() {
     let path = folder.path().join("run.toml");
     for (text, part) in cases {
         std::fs::write(&path, text).unwrap();
-        let error = TrainOptions::load(&path).expect_err(text);
+        let error = TrainOptions::load("--config", &path).expect_err(text);
         assert_eq!(error.exit_code(), 2);
         let message = error.to_string();
         assert!(message.starts_with("--config ") && message.contains("run.toml"), "{message:?}");
         assert!(message.contains(part), "{message:?} lacks {part:?}");
         assert!(!message.contains('\n'), "one line: {message:?}");
     }
-    let message = TrainOptions::load("no/such.toml".as_ref()).unwrap_err().to_string();
+    let message = TrainOptions::load("--config", "no/such.toml".as_ref()).unwrap_err().to_string();
     assert!(message.contains("--config no/such.toml"), "{message}");
 }
 

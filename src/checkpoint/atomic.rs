@@ -18,11 +18,19 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Replaces a file's content: a reader sees the old or the new one, never a part.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().expect("a file has a name").to_owned();
+    let Some(name) = path.file_name() else {
+        return Err(Error::Input(format!("cannot write {}: it is not the name of a file", path.display())));
+    };
+    let mut name = name.to_owned();
     name.push(".tmp");
     let temporary = path.with_file_name(name);
-    write_file(&temporary, bytes)?;
-    fs::rename(&temporary, path).map_err(Error::io("cannot replace", path))?;
+    let replaced = write_file(&temporary, bytes)
+        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("cannot replace", path)));
+    if replaced.is_err() {
+        // The first error is the one to report, and nothing half-written stays.
+        let _ = fs::remove_file(&temporary);
+    }
+    replaced?;
     sync_parent(path)
 }
 

@@ -22,6 +22,16 @@ pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Names in older folders leave this out.
 const PREFIX: &str = "transformer.";
 
+/// What config.json calls the parts of a shape, by the flags that errors about a shape name.
+const KEYS: [(&str, &str); 6] = [
+    ("--context", "n_positions"),
+    ("--n-layer", "n_layer"),
+    ("--n-head", "n_head"),
+    ("--d-model", "n_embd"),
+    ("--d-ff", "n_inner"),
+    ("--dropout", "resid_pdrop"),
+];
+
 /// Reads a model's shape from the folder's config.json. Errors name the file and the key.
 pub fn read_model_config(folder: &Path) -> Result<ModelConfig> {
     let path = folder.join(CONFIG);
@@ -30,7 +40,9 @@ pub fn read_model_config(folder: &Path) -> Result<ModelConfig> {
     let json: Value =
         serde_json::from_slice(&bytes).map_err(|error| wrong(format!("not valid JSON: {error}")))?;
     let config = parse_config(&json).map_err(wrong)?;
-    config.validate().map_err(|error| wrong(format!("hlx cannot run this model: {error}")))?;
+    let in_keys =
+        |error: Error| KEYS.iter().fold(error.to_string(), |text, (flag, key)| text.replace(flag, key));
+    config.validate().map_err(|error| wrong(format!("hlx cannot run this model: {}", in_keys(error))))?;
     Ok(config)
 }
 
@@ -114,7 +126,11 @@ fn parse_config(json: &Value) -> std::result::Result<ModelConfig, String> {
         Some(value) => value.as_f64().ok_or_else(|| format!("{key} is {value}, not a number")),
     };
     let d_model = size("n_embd", 768)?;
-    let d_ff = if json.get("n_inner").is_none_or(Value::is_null) { 4 * d_model } else { size("n_inner", 0)? };
+    let d_ff = if json.get("n_inner").is_none_or(Value::is_null) {
+        d_model.saturating_mul(4)
+    } else {
+        size("n_inner", 0)?
+    };
     Ok(ModelConfig {
         vocab_size: size("vocab_size", 50257)?,
         context: size("n_positions", 1024)?,

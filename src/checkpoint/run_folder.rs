@@ -1,6 +1,7 @@
 //! The folder of a run: its configuration, its metrics, and its checkpoints.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::atomic::{remove_folder, replace_file};
@@ -35,6 +36,9 @@ impl RunFolder {
             return Ok(names.find(|run| !run.path.exists()).expect("numbers do not end"));
         };
         let run = RunFolder::at(out);
+        if out.exists() && !out.is_dir() {
+            return Err(Error::Usage(format!("--out {} is a file: give another folder", out.display())));
+        }
         if !run.steps()?.is_empty() || run.config_file().exists() {
             return Err(Error::Usage(format!(
                 "--out {} already holds a run: give another folder, or --resume to go on with it",
@@ -46,9 +50,12 @@ impl RunFolder {
 
     /// The folder whose run `--resume` goes on with: the one at its path (or around it, if that is a
     /// step folder), or `--out`, or else the last of the default names that is taken.
-    pub fn to_resume(choice: &ResumeFrom, options: &TrainOptions) -> RunFolder {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `--out` and the path are different folders: a run goes on where it is.
+    pub fn to_resume(choice: &ResumeFrom, options: &TrainOptions) -> Result<RunFolder> {
         let names = || default_folders(options.corpus.as_deref(), options.model.unwrap_or_default());
-        match (choice, &options.out) {
+        let run = match (choice, &options.out) {
             (ResumeFrom::Path(path), _) if is_step_folder(path) => {
                 RunFolder::at(path.parent().unwrap_or(Path::new("")))
             }
@@ -58,6 +65,15 @@ impl RunFolder {
                 let newest = names().take_while(|run| run.path.exists()).last();
                 newest.unwrap_or_else(|| names().next().expect("numbers do not end"))
             }
+        };
+        match &options.out {
+            Some(out) if *out != run.path => Err(Error::Usage(format!(
+                "--out {} is not the run that --resume goes on with, {}: leave --out out, \
+                 or start a new run there from its weights with --init-from",
+                out.display(),
+                run.path.display()
+            ))),
+            _ => Ok(run),
         }
     }
 
@@ -83,8 +99,8 @@ impl RunFolder {
     /// Makes the folder and writes its config.toml: fails before the first step if it cannot be
     /// written, and clears what a crash left half-done.
     pub fn prepare(&self, config: &TrainConfig) -> Result<()> {
-        fs::create_dir_all(&self.path)
-            .map_err(Error::io("cannot create the run's folder (--out)", &self.path))?;
+        let text = config.to_toml()?;
+        fs::create_dir_all(&self.path).map_err(|error| self.unwritable(&error.to_string()))?;
         for name in self.names()? {
             let unfinished = name.starts_with(".step-") && name.ends_with(".tmp");
             let replaced = name.starts_with("step-") && name.ends_with(".old");
@@ -92,7 +108,15 @@ impl RunFolder {
                 remove_folder(&self.path.join(name))?;
             }
         }
-        replace_file(&self.config_file(), config.to_toml()?.as_bytes())
+        replace_file(&self.config_file(), text.as_bytes())
+            .map_err(|error| self.unwritable(&error.to_string()))
+    }
+
+    fn unwritable(&self, reason: &str) -> Error {
+        Error::Input(format!(
+            "cannot write into the run's folder {}: {reason}: give --out a folder that can be written",
+            self.path.display()
+        ))
     }
 
     /// Saves a checkpoint and points `latest` at it, and `best` if no earlier validation loss was
@@ -140,7 +164,10 @@ impl RunFolder {
     fn names(&self) -> Result<Vec<String>> {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+            // Neither a missing folder nor a file holds a run.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(vec![]);
+            }
             Err(error) => return Err(Error::io("cannot read the run's folder", &self.path)(error)),
         };
         entries

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::exact::{fill_normal, random_words};
 use crate::ops::gemm::{Gemm, Matrix, Pass};
 use crate::recording::{Executor, Group, Program, RecordingId, Residence, Traits, View};
+use crate::report::say;
 use crate::vulkan::VulkanExecutor;
 
 /// The table's shapes: a small one, squares, and the products of GPT-2's layers for 2,048 positions.
@@ -50,10 +51,13 @@ pub fn run(args: &BenchGemmArgs) -> Result<()> {
         Some(&[m, k, n]) => vec![[m, k, n]],
         _ => TABLE.to_vec(),
     };
+    for sizes in &shapes {
+        check_fit(backend, sizes.map(|size| size as usize))?;
+    }
     let precisions = args.precision.map_or(Precision::ALL.to_vec(), |one| vec![one]);
     if !args.json {
         let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
-        eprintln!("on {}{why}", backend.name());
+        say(format_args!("on {}{why}", backend.name()));
         print(&format!(
             "{:<9} {:>6} {:>6} {:>6} {:>10} {:>10} {:>19}\n",
             "precision", "m", "k", "n", "ms", "GFLOP/s", "max relative error"
@@ -124,11 +128,14 @@ impl Product {
     }
 }
 
+/// Checked for all before the first is measured. The program's description takes no memory yet.
+fn check_fit(backend: &Backend, sizes: [usize; 3]) -> Result<()> {
+    let fits = backend.fits(&Product::new(sizes, backend.traits()).program);
+    if fits { Ok(()) } else { Err(too_large(backend, sizes)) }
+}
+
 fn measure(backend: &Backend, precision: Precision, sizes: [usize; 3]) -> Result<Measured> {
     let product = Product::new(sizes, backend.traits());
-    if !backend.fits(&product.program) {
-        return Err(too_large(backend, sizes));
-    }
     let [a, b] = [product.a, product.b].map(|view| random(view.words, view.buffer.0));
     let (ms, c) = match backend {
         Backend::Cpu => {

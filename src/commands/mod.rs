@@ -43,5 +43,5 @@ fn print_json(value: &serde_json::Value) -> Result<()> {
 
 /// The command as the user typed it, for hints that can be copied.
 fn program() -> String {
-    std::env::args().next().unwrap_or_else(|| "hlx".to_owned())
+    std::env::args_os().next().map_or("hlx".into(), |path| path.to_string_lossy().into_owned())
 }

@@ -14,8 +14,8 @@ use crate::config::{ModelConfig, ResumeFrom, TrainConfig, TrainOptions};
 use crate::data::{Dataset, Tokenizer};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
-use crate::model::parameters::ModelState;
-use crate::report::format;
+use crate::model::parameters::{ModelState, parameter_count};
+use crate::report::{format, say};
 use crate::train::init::{initial_parameters, initial_state};
 use crate::train::program::{StepShape, TrainProgram};
 use crate::train::run::{Outcome, Run, Setup, feed, hash_tokens, step_shape, total_steps};
@@ -34,16 +34,16 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let model = config.model_config(data.tokenizer.vocab_size());
     origin.check(&model, &data)?;
     check_length(config, &data, origin.resumed.as_ref())?;
-
-    let chosen = Backend::open(&config.device)?;
-    let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
-    eprintln!("training on {} ({}){why}", chosen.backend.name(), chosen.backend.driver());
-    let session = load(&chosen.backend, config, &model)?;
-    let start = origin.start(&model, config.seed);
     let folder = match &origin.folder {
         Some(folder) => folder.clone(),
         None => RunFolder::for_new_run(config)?,
     };
+
+    let chosen = Backend::open(&config.device)?;
+    let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
+    say(format_args!("training on {} ({}){why}", chosen.backend.name(), chosen.backend.driver()));
+    let session = load(&chosen.backend, config, &model)?;
+    let start = origin.start(&model, config.seed);
     folder.prepare(config)?;
     describe(config, &data, &model, &folder, origin.resumed.as_ref());
 
@@ -67,7 +67,12 @@ struct Origin {
 
 impl Origin {
     fn find(args: &TrainArgs) -> Result<Origin> {
-        let file = args.config.as_deref().map(TrainOptions::load).transpose()?.unwrap_or_default();
+        let file = args
+            .config
+            .as_deref()
+            .map(|path| TrainOptions::load("--config", path))
+            .transpose()?
+            .unwrap_or_default();
         let given = args.options.clone().over(file);
         match &args.resume {
             Some(choice) => Origin::resumed(given, choice),
@@ -88,22 +93,21 @@ impl Origin {
     }
 
     fn resumed(given: TrainOptions, choice: &ResumeFrom) -> Result<Origin> {
-        let folder = RunFolder::to_resume(choice, &given);
+        let folder = RunFolder::to_resume(choice, &given)?;
         let Some((path, checkpoint)) = folder.load_to_resume(choice)? else {
-            eprintln!("there is nothing to resume in {}: starting a new run there", folder.path().display());
+            let there = folder.path().display();
+            say(format_args!("there is nothing to resume in {there}: starting a new run there"));
             return Ok(Origin { folder: Some(folder), ..Origin::new(given)? });
         };
         let saved = match folder.config_file() {
-            file if file.exists() => TrainOptions::load(&file)?,
+            file if file.exists() => TrainOptions::load("--resume", &file)?,
             _ => TrainOptions::default(),
         };
         let config = TrainConfig::resolve(given.over(saved), Some(&checkpoint.model.config))?;
-        eprintln!("going on from {}", path.display());
+        say(format_args!("going on from {}", path.display()));
         if checkpoint.state.training_hash != config.training_hash()? {
-            eprintln!(
-                "options differ from those this checkpoint was trained with: \
-                 the result will not be that of one unbroken run"
-            );
+            say("options differ from those this checkpoint was trained with: \
+                 the result will not be that of one unbroken run");
         }
         let tokenizer = Some(checkpoint.tokenizer.clone());
         Ok(Origin { config, folder: Some(folder), resumed: Some(checkpoint), weights: None, tokenizer })
@@ -164,7 +168,7 @@ fn load(backend: &Backend, config: &TrainConfig, model: &ModelConfig) -> Result<
     let traits = backend.traits();
     let program = |batch_size| TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, traits).program;
     let hint = " (--grad-accum makes up for it)";
-    eprintln!("{}", backend::plan(backend, model, config.batch_size, hint, program)?);
+    say(backend::plan(backend, model, config.batch_size, hint, program)?);
     Session::new(shape, traits, |train| backend.load(train.program.clone()))
 }
 
@@ -175,22 +179,22 @@ fn describe(
     folder: &RunFolder,
     resumed: Option<&Checkpoint>,
 ) {
-    eprintln!(
+    say(format_args!(
         "{}: {} tokens to train on, {} to validate on, {} different",
         data.name,
         format::count(data.train.len() as f64),
         format::count(data.validation.len() as f64),
         model.vocab_size
-    );
+    ));
     let from = resumed.map_or(String::new(), |checkpoint| format!(", from step {}", checkpoint.state.step));
-    eprintln!(
+    say(format_args!(
         "{} of {} parameters, {} windows of {} tokens a step{from}, into {}",
         config.model,
-        format::count(model.parameter_count() as f64),
+        format::count(parameter_count(model) as f64),
         config.batch_size * config.grad_accum,
         config.context(),
         folder.path().display()
-    );
+    ));
 }
 
 fn report(

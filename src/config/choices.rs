@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// What `--device` asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
     /// The best device there is: a Vulkan GPU, else the CPU executor.
     #[default]
@@ -22,21 +22,25 @@ pub enum DeviceChoice {
     Name(String),
 }
 
-impl From<String> for DeviceChoice {
-    fn from(text: String) -> Self {
-        match text.as_str() {
-            "auto" => DeviceChoice::Auto,
-            "cpu" => DeviceChoice::Cpu,
-            _ => text.parse().map(DeviceChoice::Index).unwrap_or(DeviceChoice::Name(text)),
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            // Every name contains nothing.
+            _ if text.trim().is_empty() => Err("give auto, cpu, or a device's number or name".into()),
+            _ => Ok(text.parse().map(DeviceChoice::Index).unwrap_or(DeviceChoice::Name(text.to_owned()))),
         }
     }
 }
 
-impl FromStr for DeviceChoice {
-    type Err = Infallible;
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
 
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(text.to_owned().into())
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

@@ -40,11 +40,6 @@ impl ModelConfig {
         self.d_model / self.n_head
     }
 
-    /// How many numbers the model learns. The tied output layer is the token embedding, counted once.
-    pub fn parameter_count(&self) -> usize {
-        crate::model::parameters::parameter_specs(self).iter().map(|spec| spec.len()).sum()
-    }
-
     /// The largest batch whose tensors the kernels can address: indices have 32 bits, of which hlx uses
     /// 31, and a dispatch has at most 65,535 workgroups in a direction, each of 8 rows or of one head.
     pub fn max_batch_size(&self) -> usize {

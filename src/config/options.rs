@@ -112,11 +112,12 @@ pub struct TrainOptions {
 }
 
 impl TrainOptions {
-    /// Reads a TOML file. Errors name the file, the line and the key.
-    pub fn load(path: &Path) -> Result<TrainOptions> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("cannot read --config", path))?;
-        TrainOptions::parse(&text)
-            .map_err(|reason| Error::Usage(format!("--config {}: {reason}", path.display())))
+    /// Reads a TOML file that `flag` has led to. Errors name the flag, the file, the line and the key.
+    pub fn load(flag: &str, path: &Path) -> Result<TrainOptions> {
+        let name = path.display();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::Input(format!("{flag} {name}: cannot read this file: {error}")))?;
+        TrainOptions::parse(&text).map_err(|reason| Error::Usage(format!("{flag} {name}: {reason}")))
     }
 
     /// Reads TOML text; the error is one line.

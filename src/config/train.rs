@@ -144,10 +144,20 @@ impl TrainConfig {
         }
         within("--batch-size", self.batch_size, 1, 1 << 16)?;
         within("--grad-accum", self.grad_accum, 1, 1 << 16)?;
-        // TOML's integers are signed: a larger seed could not be written down with the run.
-        if self.seed > i64::MAX as u64 {
-            return usage(format!("--seed {} is above {}", self.seed, i64::MAX));
-        }
+        let (length, steps_or_epochs) = match self.length {
+            Length::Epochs(epochs) => ("--epochs", epochs),
+            Length::Steps(steps) => ("--steps", steps),
+        };
+        let (saves, between_saves) = match self.checkpoint_every {
+            CheckpointEvery::Epochs(epochs) => ("--checkpoint-every", epochs),
+            CheckpointEvery::Steps(steps) => ("--checkpoint-every-steps", steps),
+        };
+        storable(length, steps_or_epochs)?;
+        storable(saves, between_saves)?;
+        storable("--warmup-steps", self.warmup_steps)?;
+        storable("--eval-every", self.eval_every)?;
+        storable("--keep-last", self.keep_last as u64)?;
+        storable("--seed", self.seed)?;
         between("--val-fraction", self.val_fraction, 0.0, 0.9)?;
         if !(self.lr > 0.0 && self.lr <= 100.0) {
             return usage(format!("--lr {} is not above 0 and at most 100", self.lr));
@@ -214,8 +224,9 @@ impl TrainConfig {
     /// from the file makes a new one.
     pub fn to_toml(&self) -> Result<String> {
         let options = TrainOptions { out: None, ..self.to_options() };
-        let keys = toml::to_string(&options)
-            .map_err(|error| Error::Usage(format!("the configuration cannot be written as TOML: {error}")))?;
+        let keys = toml::to_string(&options).map_err(|error| {
+            Error::Usage(format!("config.toml cannot be written: {error}: rename that file"))
+        })?;
         Ok(format!("# Every option of this run: `hlx train --config FILE` trains it again.\n{keys}"))
     }
 
@@ -250,13 +261,15 @@ fn resolve_shape(o: &TrainOptions, preset: Preset, base: Option<&ModelConfig>) -
             d_model,
             n_layer: o.n_layer.unwrap_or(preset.n_layer),
             n_head: o.n_head.unwrap_or(preset.n_head),
-            d_ff: o.d_ff.unwrap_or(4 * d_model),
+            d_ff: o.d_ff.unwrap_or(d_model.saturating_mul(4)),
             dropout,
             ..preset
         });
     };
-    let from =
-        o.init_from.as_deref().map_or("the model".into(), |dir| format!("--init-from {}", dir.display()));
+    let from = o
+        .init_from
+        .as_deref()
+        .map_or("the checkpoint".into(), |dir| format!("--init-from {}", dir.display()));
     let agree = |flag: &str, given: Option<usize>, there: usize| match given {
         Some(given) if given != there => {
             usage(format!("{flag} {given} disagrees with {from}, which has {there}: leave {flag} out"))
@@ -273,6 +286,14 @@ fn resolve_shape(o: &TrainOptions, preset: Preset, base: Option<&ModelConfig>) -
 
 fn both<T>(a: &str, b: &str) -> Result<T> {
     usage(format!("{a} and {b} say the same thing twice: give one of them"))
+}
+
+/// TOML's integers are signed: a larger number could not be written down with the run.
+fn storable(flag: &str, value: u64) -> Result<()> {
+    match i64::try_from(value) {
+        Ok(_) => Ok(()),
+        Err(_) => usage(format!("{flag} {value} is above {}", i64::MAX)),
+    }
 }
 
 /// Refuses a number outside `low..=high`, and NaN.

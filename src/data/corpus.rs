@@ -32,7 +32,9 @@ impl Corpus {
     /// Reads a file: `.jsonl` as examples, everything else as one stream of characters.
     pub fn read(path: &Path) -> Result<Corpus> {
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(Error::io("cannot read the corpus", path))?;
+        let bytes = std::fs::read(path).map_err(|error| {
+            Error::Input(format!("cannot read the corpus {name}: {error}: give the path of a text file"))
+        })?;
         let text = decode(&name, bytes)?;
         let has_examples = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
         let text = if has_examples { join_examples(&name, &text)? } else { text };
@@ -60,12 +62,15 @@ fn decode(name: &str, bytes: Vec<u8>) -> Result<String> {
     Ok(text)
 }
 
+/// Ends the message about a line that is no example.
+const EXPECTED: &str = ": make every line an object like {\"text\": \"...\"}";
+
 /// The `"text"` of every line, each followed by [`END_OF_TEXT`]. Blank lines are passed over.
 fn join_examples(name: &str, lines: &str) -> Result<String> {
     let mut text = String::with_capacity(lines.len());
     for (index, line) in lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let example = example_text(line)
-            .map_err(|reason| Error::Input(format!("{name} line {}: {reason}", index + 1)))?;
+            .map_err(|reason| Error::Input(format!("{name} line {}: {reason}{EXPECTED}", index + 1)))?;
         text.push_str(&example);
         text.push_str(END_OF_TEXT);
     }
@@ -80,6 +85,6 @@ fn example_text(line: &str) -> std::result::Result<String, String> {
             Some(_) => Err("\"text\" is not a string".into()),
             None => Err("the object has no \"text\"".into()),
         },
-        Ok(_) => Err("not a JSON object like {\"text\": \"...\"}".into()),
+        Ok(_) => Err("not a JSON object".into()),
     }
 }

@@ -38,6 +38,11 @@ impl ParameterSpec {
     }
 }
 
+/// How many numbers a model learns. The tied output layer is the token embedding, counted once.
+pub fn parameter_count(config: &ModelConfig) -> usize {
+    parameter_specs(config).iter().map(ParameterSpec::len).sum()
+}
+
 /// A model's parameters on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelState {

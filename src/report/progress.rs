@@ -99,7 +99,7 @@ impl Progress {
     /// Prints a line of its own, above the bar where there is one.
     pub fn note(&mut self, line: &str) {
         match &mut self.output {
-            Output::Bar(bar) => bar.suspend(|| eprintln!("{line}")),
+            Output::Bar(bar) => bar.suspend(|| super::say(line)),
             Output::Plain { to, .. } => {
                 let _ = writeln!(to, "{line}");
             }

@@ -20,6 +20,14 @@ pub struct StepRecord {
     pub state: StateDigest,
 }
 
+impl StepRecord {
+    /// Equality of bits: -0 is not 0.
+    fn has_bits_of(&self, other: &StepRecord) -> bool {
+        let bits = |record: &StepRecord| [record.loss, record.grad_norm].map(f32::to_bits);
+        self.state == other.state && bits(self) == bits(other)
+    }
+}
+
 /// A device and what it trains.
 pub struct Trainer<'a> {
     pub device: String,
@@ -63,7 +71,7 @@ pub struct Difference {
     pub tensor: String,
     /// The first element that differs, in row-major order.
     pub element: usize,
-    /// Elements of that tensor that differ.
+    /// Elements of that tensor that differ; 0 if the first run, repeated to find them, came out otherwise.
     pub elements_different: usize,
     pub reference: Value,
     pub value: Value,
@@ -86,6 +94,14 @@ impl From<f32> for Value {
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.elements_different == 0 {
+            return write!(
+                f,
+                "step {}, run {} on {}: {} was another than in the first run, and no longer is: \
+                 the first run on {} does not come out the same again",
+                self.step, self.run, self.device, self.tensor, self.reference_device
+            );
+        }
         write!(
             f,
             "step {}, run {} on {}: {}[{}] is {} (0x{}), and {} (0x{}) in the first run on {}",
@@ -129,7 +145,7 @@ pub fn verify(
                 each(trainer, run, &record)?;
                 if index == 0 && run == 1 {
                     reference.push(record);
-                } else if record != reference[step] {
+                } else if !record.has_bits_of(&reference[step]) {
                     let difference = examine(trainers, index, run, &reference[step], &record)?;
                     let digest = trainers[0].digest(&reference[steps as usize - 1]);
                     return Ok(Verification { digest, first_difference: Some(difference) });
