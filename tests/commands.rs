@@ -31,7 +31,8 @@ fn number(value: &Value, key: &str) -> f64 {
 fn train_prints_its_result_and_leaves_a_run_folder() {
     let place = Place::new();
     let line = format!(
-        "train --corpus sums.txt {TINY} --steps 25 --checkpoint-every-steps 10 --eval-every 5 --out run --json"
+        "train --corpus sums.txt {TINY} --steps 25 --checkpoint-every-steps 10 --eval-every 5 --out run \
+         --json"
     );
     let done = place.hlx(&line);
     assert!(done.stderr.contains("memory on CPU executor"), "the plan: {}", done.stderr);
