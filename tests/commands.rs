@@ -178,8 +178,7 @@ fn generate_stops_at_the_end_of_a_text() {
 #[test]
 fn a_model_folder_starts_a_run() {
     let place = trained();
-    let line =
-        format!("train --corpus sums.txt --init-from run --device cpu --batch-size 4 --steps 1 --lr 1e-9");
+    let line = "train --corpus sums.txt --init-from run --device cpu --batch-size 4 --steps 1 --lr 1e-9";
     let before = place.hlx("eval --checkpoint run --corpus sums.txt --device cpu --json").json();
     place.hlx(&format!("{line} --out further --json")).json();
     let after = place.hlx("eval --checkpoint further --corpus sums.txt --device cpu --json").json();
