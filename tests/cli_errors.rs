@@ -151,7 +151,7 @@ fn the_defaults_are_the_documented_ones() {
     let config = train("").unwrap();
     assert_eq!(config.model_config(65), Preset::Nano.config(65));
     assert_eq!((config.corpus.clone(), config.val_fraction), (None, 0.1));
-    assert_eq!((config.length, config.batch_size, config.grad_accum), (Length::Steps(1500), 12, 1));
+    assert_eq!((config.length, config.batch_size, config.grad_accum), (Length::Steps(3000), 12, 1));
     assert_eq!((config.lr, config.min_lr, config.warmup_steps), (1e-3, 1e-4, 100));
     assert_eq!((config.beta1, config.beta2, config.eps), (0.9, 0.99, 1e-8));
     assert_eq!((config.weight_decay, config.grad_clip, config.seed), (0.1, 1.0, 1337));

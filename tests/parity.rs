@@ -1,6 +1,7 @@
 //! hlx follows PyTorch's own figures, step by step, on the CPU executor and on a Vulkan device.
 //!
 //! `HLX_BASELINE=DIR cargo test --release --test parity` takes another folder of the same form.
+//! `HLX_PARITY_CURVE=FILE` writes the losses and gradient norms, to plot them.
 //! `HLX_PARITY_TOLERANCE=X` sets the bound on losses for a folder whose figures are themselves of f32.
 
 #[path = "common/baseline.rs"]
@@ -16,7 +17,7 @@ use hlx::recording::{Executor, Traits};
 use hlx::train::init::initial_state;
 use hlx::train::program::StepShape;
 use hlx::train::schedule::Schedule;
-use hlx::train::session::{MicroBatch, Session, StepRates};
+use hlx::train::session::{MicroBatch, Session, StepRates, StepResult};
 use hlx::vulkan::VulkanExecutor;
 
 /// Bounds against f64 figures. PyTorch's own f32 run stays within 1.2e-6 of them.
@@ -96,6 +97,12 @@ fn follow(on: &str, traits: Traits, load: impl FnOnce(hlx::recording::Program) -
         b.val_windows.iter().map(|w| mean(&session.losses(&batch(&val, w, b.context)).unwrap())).sum::<f64>()
             / b.val_windows.len() as f64;
     let val = (val_loss - b.val_loss).abs();
+    if let Some(path) = std::env::var_os("HLX_PARITY_CURVE") {
+        let [losses, norms] = [|r: &StepResult| r.loss, |r: &StepResult| r.grad_norm]
+            .map(|of| results.iter().map(of).collect::<Vec<f32>>());
+        let curve = serde_json::json!({ "losses": losses, "grad_norms": norms, "val_loss": val_loss });
+        std::fs::write(path, curve.to_string()).unwrap();
+    }
     for (k, part) in results.chunks(results.len().div_ceil(10)).enumerate() {
         let expected = &b.losses[k * results.len().div_ceil(10)..][..part.len()];
         let worst = worst(part.iter().map(|r| f64::from(r.loss)), expected, |a, b| (a - b).abs());

@@ -52,7 +52,7 @@ pub struct TrainOptions {
     /// Passes over the training text
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub epochs: Option<u64>,
-    /// Optimizer steps, in place of --epochs [default: 1500]
+    /// Optimizer steps, in place of --epochs [default: 3000]
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub steps: Option<u64>,
     /// Windows that the device works on at once [default: 12]

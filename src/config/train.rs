@@ -86,7 +86,7 @@ impl TrainConfig {
             length: match (o.epochs, o.steps) {
                 (Some(_), Some(_)) => return both("--epochs", "--steps"),
                 (Some(epochs), None) => Length::Epochs(epochs),
-                (None, steps) => Length::Steps(steps.unwrap_or(1500)),
+                (None, steps) => Length::Steps(steps.unwrap_or(3000)),
             },
             batch_size: o.batch_size.unwrap_or(12),
             grad_accum: o.grad_accum.unwrap_or(1),

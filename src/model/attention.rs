@@ -121,7 +121,6 @@ impl Attention {
     }
 
     /// d_input [B,T,C] from d_output [B,T,C]; the parameters' gradients into the arena `grads`.
-    #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
         r: &mut Recorder,

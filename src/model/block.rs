@@ -80,7 +80,6 @@ impl Block {
     }
 
     /// output [N,C] from input [N,C]. `output` may be `input` where nothing is kept for training.
-    #[allow(clippy::too_many_arguments)]
     pub fn forward(
         &self,
         r: &mut Recorder,
@@ -112,7 +111,6 @@ impl Block {
 
     /// Turns d_stream [N,C], in place, from the gradient of the output into that of the input; the
     /// parameters' gradients go into the arena `grads`.
-    #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
         r: &mut Recorder,

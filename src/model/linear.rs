@@ -48,7 +48,6 @@ impl Linear {
 
     /// From d_output [N,out]: d_input [N,in], and the parameters' gradients into the arena `grads`.
     /// `partials` is scratch of [64,out].
-    #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
         r: &mut Recorder,

@@ -46,7 +46,6 @@ impl Mlp {
     }
 
     /// d_input [B,T,C] from d_output [B,T,C]; the parameters' gradients into the arena `grads`.
-    #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
         r: &mut Recorder,

@@ -40,7 +40,6 @@ pub fn schedule_words(
 
 /// The step's mean loss, gradient norm and sum of squares into results [3], the clip factor into factor [1].
 /// max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch.
-#[allow(clippy::too_many_arguments)]
 pub fn clip_factor(
     r: &mut Recorder,
     max_norm: f32,
@@ -60,7 +59,6 @@ pub fn clip_factor(
 
 impl AdamW {
     /// One update in place. params, grads, m, v: the whole arenas; schedule [3]; factor [1].
-    #[allow(clippy::too_many_arguments)]
     pub fn update(
         &self,
         r: &mut Recorder,

@@ -35,7 +35,6 @@ pub fn forward(
 /// Gradients of both tables from d_output [B,T,C]. d_wpe [T,C] is overwritten; to d_wte [V,C], which
 /// holds the tied output projection's gradient, the tokens' sums are added. `order` [B*T] lists the
 /// positions sorted by token and `starts` [V+1] says where each token's run begins.
-#[allow(clippy::too_many_arguments)]
 pub fn backward(
     r: &mut Recorder,
     context: usize,

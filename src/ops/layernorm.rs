@@ -57,7 +57,6 @@ impl LayerNorm {
     /// Gradients from d_output [N,C]: of the input, stored in d_input [N,C] or added to what it
     /// holds, and of the parameters, stored in d_gamma and d_beta [C]. `partials` is scratch of
     /// [2,64,C].
-    #[allow(clippy::too_many_arguments)]
     pub fn backward(
         &self,
         r: &mut Recorder,

@@ -116,13 +116,13 @@ struct Clock {
 }
 
 impl Clock {
-    /// The time since the last step or pause, in seconds.
-    fn step(&mut self) -> f64 {
+    /// `steps` steps are done: the time that each took since the last or a pause, in seconds.
+    fn steps(&mut self, steps: u64) -> f64 {
         let seconds = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
-        self.steps += 1;
+        self.steps += steps;
         self.seconds += seconds;
-        seconds
+        seconds / steps as f64
     }
 
     /// Leaves out what passed since the last step.
@@ -198,16 +198,16 @@ impl<'a> Run<'a> {
         let step = self.session.step();
         let rates = StepRates { lr: self.schedule.lr(step), weight_decay: self.setup.config.weight_decay };
         if let Some(result) = self.session.step_ahead(self.feed.micro_batches(step), rates)? {
-            self.finished(result)?;
+            let seconds = self.clock.steps(1);
+            self.finished(result, seconds)?;
         }
         Ok(())
     }
 
     /// Takes note of a finished step. It is reported when the next one has finished, or with the
     /// validation loss that was measured after it.
-    fn finished(&mut self, result: StepResult) -> Result<()> {
-        let timed = (result, self.clock.step());
-        match self.unreported.replace(timed) {
+    fn finished(&mut self, result: StepResult, seconds: f64) -> Result<()> {
+        match self.unreported.replace((result, seconds)) {
             Some((earlier, seconds)) => self.report(earlier, None, seconds),
             None => Ok(()),
         }
@@ -216,8 +216,10 @@ impl<'a> Run<'a> {
     /// Waits for the steps in flight and reports them, the last with the validation loss, if one is
     /// to be measured and there is text to measure it on.
     fn catch_up(&mut self, measure: bool) -> Result<()> {
-        for result in self.session.drain()? {
-            self.finished(result)?;
+        let results = self.session.drain()?;
+        if !results.is_empty() {
+            let seconds = self.clock.steps(results.len() as u64);
+            results.into_iter().try_for_each(|result| self.finished(result, seconds))?;
         }
         let (last, seconds) = self.unreported.take().expect("a step was submitted");
         self.val_loss = if measure { self.measure()? } else { None };
