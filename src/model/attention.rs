@@ -90,7 +90,6 @@ impl Attention {
     }
 
     /// output [B,T,C] from input [B,T,C].
-    #[allow(clippy::too_many_arguments)]
     pub fn forward(
         &self,
         r: &mut Recorder,
