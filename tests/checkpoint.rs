@@ -366,7 +366,7 @@ fn models_that_hlx_does_not_run_are_refused_with_the_reason() {
         ("architectures", json!(["GPT2ForSequenceClassification"]), "architectures"),
         ("activation_function", json!("relu"), "activation_function"),
         ("scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx"),
-        ("n_head", json!(4), "--n-head 4"),
+        ("n_head", json!(4), "n_head 4"),
         ("n_layer", json!("two"), "n_layer"),
     ];
     for (key, value, part) in cases {
