@@ -221,10 +221,48 @@ fn folders_for_runs() {
         fault(
             "eval --checkpoint run --corpus sums.txt --device cpu --dump-logits ..",
             1,
-            &["..", "not the name of a file"],
+            &["--dump-logits ..", "name of a file"],
         ),
-        fault("eval --checkpoint run --corpus sums.txt --device cpu --dump-logits file/x", 1, &["file/x"]),
-        fault("eval --checkpoint run --corpus sums.txt --device cpu --dump-logits empty", 1, &["empty"]),
+        fault(
+            "eval --checkpoint run --corpus sums.txt --device cpu --dump-logits file/x",
+            1,
+            &["--dump-logits file/x", "name of a file"],
+        ),
+        fault(
+            "eval --checkpoint run --corpus sums.txt --device cpu --dump-logits empty",
+            1,
+            &["--dump-logits empty", "name of a file"],
+        ),
+    ];
+    check(&place, &faults);
+}
+
+#[test]
+fn verifications() {
+    let place = Place::new();
+    place.hlx(&format!("train --corpus sums.txt {TINY} --steps 2 --out run --json")).json();
+    place.copy_folder("run/step-00000002", "alone");
+    place.write("other.txt", sums(11));
+    place.write("started.toml", "init-from = \"run\"\n");
+    place.write("unknown.toml", "\nleraning-rate = 2\n");
+    let verify = |flags: &str, code, parts| {
+        fault(format!("verify --device cpu --corpus sums.txt {flags}"), code, parts)
+    };
+    let faults = [
+        verify("--against missing.json", 1, &["--against missing.json", "hlx verify --save"]),
+        verify("--against sums.txt", 1, &["--against sums.txt", "hlx verify --save"]),
+        verify("--save missing/file.json", 1, &["--save missing/file.json", "name of a file"]),
+        verify("--save run", 1, &["--save run", "name of a file"]),
+        verify("--config started.toml", 2, &["--config", "leave init-from out"]),
+        verify("--config unknown.toml", 2, &["--config unknown.toml", "line 2", "`leraning-rate`"]),
+        verify("--checkpoint missing", 1, &["--checkpoint missing is not a folder"]),
+        verify("--checkpoint alone", 1, &["config.toml"]),
+        verify("--checkpoint run --steps 3", 2, &["--checkpoint", "--steps"]),
+        fault(
+            "verify --device cpu --corpus other.txt --checkpoint run",
+            1,
+            &["other.txt is not the text", "--corpus"],
+        ),
     ];
     check(&place, &faults);
 }
