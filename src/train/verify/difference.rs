@@ -121,8 +121,8 @@ impl Difference {
             format!("  {} ulp apart; {} elements of it differ\n", self.ulp, self.elements_different);
         if let Some(op) = &self.op {
             text += &format!(
-                "  first operation that differs: {}, dispatch {} of {}: {}[{}] is {}, and {} on {} ({} ulp \
-                 apart, {} elements)\n",
+                "  first operation that differs: {}, dispatch {} of {}: {}[{}] is {}, and {} on {} \
+                 ({} ulp apart, {} elements)\n",
                 op.kernel,
                 op.dispatch,
                 op.recording,
