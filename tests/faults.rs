@@ -347,7 +347,7 @@ fn checkpoints() {
         resume("run --corpus snow.txt", &["snow.txt", "'\u{2603}'", "line 1"]),
         resume("run --val-corpus snow.txt", &["snow.txt", "'\u{2603}'"]),
         fault("train --steps 8 --resume run --d-model 32", 2, &["--d-model 32", "16", "leave --d-model out"]),
-        fault("train --resume config", 2, &["--resume config/config.toml", "line 1"]),
+        fault("train --resume config", 2, &["--resume config", "config.toml", "line 1"]),
         fault("train --corpus sums.txt --init-from run --n-layer 2", 2, &["--n-layer 2", "--init-from run"]),
         fault("train --corpus snow.txt --init-from run", 1, &["snow.txt", "'\u{2603}'"]),
         fault(
