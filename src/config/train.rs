@@ -134,6 +134,9 @@ impl TrainConfig {
 
     fn validate(&self) -> Result<()> {
         self.model_config(1).validate()?;
+        if self.out.as_ref().is_some_and(|out| out.as_os_str().is_empty()) {
+            return usage("out is empty: name a folder, or leave it out".into());
+        }
         match self.length {
             Length::Epochs(0) => return usage("--epochs 0 trains nothing: give at least 1".into()),
             Length::Steps(0) => return usage("--steps 0 trains nothing: give at least 1".into()),
