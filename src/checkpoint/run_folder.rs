@@ -77,6 +77,7 @@ impl RunFolder {
         }
     }
 
+    /// Where the folder is.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -94,11 +94,16 @@ impl ModelConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum Preset {
+    /// 4 layers, d_model 128, 4 heads, context 64.
     #[default]
     Nano,
+    /// 4 layers, d_model 256, 4 heads, context 128.
     Tiny,
+    /// 6 layers, d_model 512, 8 heads, context 256.
     Small,
+    /// 12 layers, d_model 768, 12 heads, context 512.
     Medium,
+    /// 12 layers, d_model 768, 12 heads, context 1,024: the smallest GPT-2.
     Gpt2,
 }
 

@@ -11,10 +11,12 @@ use crate::train::session::MicroBatch;
 
 /// The forward pass of one batch shape as a program.
 pub struct InferenceProgram {
+    /// Buffers and recordings.
     pub program: Program,
+    /// The model in it.
     pub model: Gpt,
     inputs: Inputs,
-    /// [N]
+    /// `[N]`
     losses: View,
     forward: RecordingId,
     evaluation: RecordingId,
@@ -62,14 +64,14 @@ impl Inference {
         self.program.model.config.context
     }
 
-    /// Losses [B*T]; targets equal to [`IGNORE`](crate::data::IGNORE) give 0.
+    /// Losses `[B*T]`; targets equal to [`IGNORE`](crate::data::IGNORE) give 0.
     pub fn losses(&mut self, batch: &MicroBatch) -> Result<Vec<f32>> {
         let ticket = self.submit(self.program.evaluation, batch)?;
         let words = self.executor.fetch(ticket, self.program.losses.buffer)?;
         Ok(bytemuck::cast_slice(&words).to_vec())
     }
 
-    /// Logits [T,V] of the first window of the batch last given to [`Inference::losses`].
+    /// Logits `[T,V]` of the first window of the batch last given to [`Inference::losses`].
     pub fn first_logits(&mut self) -> Result<Vec<f32>> {
         let config = &self.program.model.config;
         let words =
@@ -77,7 +79,7 @@ impl Inference {
         Ok(bytemuck::cast_slice(&words).to_vec())
     }
 
-    /// Logits [V] of the token that follows `tokens`, of which the last T count.
+    /// Logits `[V]` of the token that follows `tokens`, of which the last T count.
     pub fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let seen = &tokens[tokens.len().saturating_sub(self.context())..];
         assert!(!seen.is_empty(), "a prediction follows at least one token");

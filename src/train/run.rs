@@ -20,9 +20,13 @@ use crate::train::verify::{Chain, StepRecord};
 
 /// What the loop needs to know.
 pub struct Setup<'a> {
+    /// What was asked for.
     pub config: &'a TrainConfig,
+    /// What to train and validate on.
     pub data: &'a Dataset,
+    /// Where results go.
     pub folder: &'a RunFolder,
+    /// Whether the user wants to stop.
     pub interrupt: &'a Interrupt,
     /// The state that the session starts from.
     pub start: &'a TrainState,
@@ -33,6 +37,7 @@ pub struct Setup<'a> {
 /// What a finished run came to.
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    /// Steps taken since the start of the run.
     pub steps: u64,
     /// Of the last step, in nats a token.
     pub train_loss: f64,
@@ -42,6 +47,7 @@ pub struct Outcome {
     pub tokens_per_second: f64,
     /// The last checkpoint's folder.
     pub checkpoint: PathBuf,
+    /// Over every parameter and moment after the last step.
     pub digest: String,
     /// The trained parameters in canonical order.
     pub params: Vec<Vec<f32>>,
