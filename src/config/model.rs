@@ -80,11 +80,9 @@ impl ModelConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return usage(format!("--dropout {} is not at least 0 and below 1", self.dropout));
         }
-        if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps <= 0.1) {
-            return usage(format!(
-                "layer_norm_epsilon {} is not above 0 and at most 0.1",
-                self.layer_norm_eps
-            ));
+        // A row of equal numbers has no variance, and the reciprocal root of almost nothing is out of range.
+        if !(1e-12..=0.1).contains(&self.layer_norm_eps) {
+            return usage(format!("layer_norm_epsilon {} is not in 1e-12..=0.1", self.layer_norm_eps));
         }
         Ok(())
     }

@@ -193,6 +193,9 @@ impl TrainConfig {
         between("--beta2", self.beta2, 0.0, 0.99999)?;
         // Below this, a moment snapped to zero could divide by almost nothing.
         between("--eps", self.eps, 1e-12, 1.0)?;
+        if self.grad_clip > 0.0 && self.grad_clip < 1e-6 {
+            return usage(format!("--grad-clip {} is below 1e-6: give 0 for no limit", self.grad_clip));
+        }
         between("--grad-clip", self.grad_clip, 0.0, 1e6)
     }
 

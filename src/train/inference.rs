@@ -2,6 +2,7 @@
 
 use crate::config::ModelConfig;
 use crate::error::Result;
+use crate::exact::snap;
 use crate::model::gpt::{Gpt, Inputs, Purpose};
 use crate::ops::Recorder;
 use crate::recording::{
@@ -48,14 +49,16 @@ pub struct Inference {
 }
 
 impl Inference {
-    /// `load` makes the executor; `params` are in canonical order.
+    /// `load` makes the executor; `params` are in canonical order, and snapped as training does: another
+    /// program's may be too small for the exact contract.
     pub fn new(
         program: InferenceProgram,
         params: &[Vec<f32>],
         load: impl FnOnce(Program) -> Result<Box<dyn Executor>>,
     ) -> Result<Inference> {
         let mut executor = load(program.program.clone())?;
-        executor.write(program.model.params, &program.model.arena.pack(params))?;
+        let params: Vec<Vec<f32>> = params.iter().map(|t| t.iter().map(|&x| snap(x)).collect()).collect();
+        executor.write(program.model.params, &program.model.arena.pack(&params))?;
         Ok(Inference { program, executor })
     }
 

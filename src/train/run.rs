@@ -110,8 +110,10 @@ pub struct Run<'a> {
     /// The newest step that has finished, with its time in seconds.
     unreported: Option<(StepResult, f64)>,
     train_loss: f64,
-    /// As measured last.
+    /// Measured after the newest step, if it was.
     val_loss: Option<f64>,
+    /// Measured last.
+    shown_val_loss: Option<f64>,
     /// The lowest validation loss of a checkpoint, and its step.
     best: Option<(f64, u64)>,
 }
@@ -160,6 +162,7 @@ impl<'a> Run<'a> {
             unreported: None,
             train_loss: f64::NAN,
             val_loss: None,
+            shown_val_loss: None,
             best,
             setup,
             session,
@@ -237,6 +240,7 @@ impl<'a> Run<'a> {
         }
         let (last, seconds) = self.unreported.take().expect("a step was submitted");
         self.val_loss = if measure { self.measure()? } else { None };
+        self.shown_val_loss = self.val_loss.or(self.shown_val_loss);
         self.report(last, self.val_loss, seconds)?;
         Ok(last)
     }
@@ -279,7 +283,7 @@ impl<'a> Run<'a> {
         self.progress.step(&StepReport {
             step: result.step,
             loss: metrics.train_loss,
-            val_loss: val_loss.or(self.val_loss),
+            val_loss: self.shown_val_loss,
             grad_norm: metrics.grad_norm,
             tokens_per_second,
         });
