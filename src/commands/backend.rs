@@ -1,13 +1,15 @@
 //! Where a command runs: the CPU executor or a Vulkan device, chosen once and able to load programs.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::{DeviceChoice, ModelConfig};
 use crate::cpu::CpuExecutor;
 use crate::error::{Error, Result};
+use crate::ops::admission::{self, Difference};
 use crate::recording::{Executor, Program, Traits};
 use crate::report::MemoryPlan;
-use crate::vulkan::{Device, DeviceInfo, Kind, Selection, devices};
+use crate::vulkan::{Device, DeviceInfo, Kind, Selection, VulkanExecutor, devices};
 
 /// An open device.
 #[derive(Clone)]
@@ -38,14 +40,14 @@ impl Backend {
     }
 
     fn open_vulkan(selection: &Selection) -> Result<Chosen> {
-        Ok(Chosen { backend: Backend::Vulkan(Device::open(selection, false)?), why: None })
+        Ok(Chosen { backend: Backend::Vulkan(open_admitted(selection)?), why: None })
     }
 
     fn open_best() -> Result<Chosen> {
         let found = devices();
         let usable = |d: &&DeviceInfo| d.exact && d.kind != Kind::Cpu;
         if found.as_ref().is_ok_and(|all| all.iter().any(|d| usable(&d))) {
-            let backend = Backend::Vulkan(Device::open(&Selection::Auto, false)?);
+            let backend = Backend::Vulkan(open_admitted(&Selection::Auto)?);
             return Ok(Chosen { backend, why: Some("the best Vulkan GPU here".into()) });
         }
         let why = match &found {
@@ -105,7 +107,7 @@ impl Backend {
     pub fn load(&self, program: Program) -> Result<Box<dyn Executor>> {
         Ok(match self {
             Backend::Cpu => Box::new(CpuExecutor::load(program)?),
-            Backend::Vulkan(device) => Box::new(crate::vulkan::VulkanExecutor::load(device, program)?),
+            Backend::Vulkan(device) => Box::new(VulkanExecutor::load(device, program)?),
         })
     }
 
@@ -120,6 +122,31 @@ impl Backend {
         budget.is_none_or(|budget| total <= budget)
             && self.largest_buffer_bytes().is_none_or(|limit| largest <= limit)
     }
+}
+
+/// Opens a device and tries every kernel on it before anything is trusted to it.
+fn open_admitted(selection: &Selection) -> Result<Arc<Device>> {
+    let device = Device::open(selection, false)?;
+    match probe(&device)? {
+        None => Ok(device),
+        Some(difference) => Err(not_admitted(&device.info().name, &difference)),
+    }
+}
+
+/// The first difference between an open device and the CPU twins, over every kernel.
+pub fn probe(device: &Arc<Device>) -> Result<Option<Difference>> {
+    let start = Instant::now();
+    let load = |program| VulkanExecutor::load(device, program);
+    let difference = admission::first_difference(device.traits(), CpuExecutor::load, load)?;
+    let ms = start.elapsed().as_secs_f64() * 1e3;
+    tracing::info!("tried every kernel on {} against its CPU twin in {ms:.0} ms", device.info().name);
+    Ok(difference)
+}
+
+fn not_admitted(name: &str, difference: &Difference) -> Error {
+    Error::NoDevice(format!(
+        "{name} does not keep the exact contract: {difference}. Update its driver, or choose another --device"
+    ))
 }
 
 fn summarize(all: &[DeviceInfo]) -> String {
@@ -192,6 +219,24 @@ pub fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Element;
+
+    #[test]
+    fn a_device_that_differs_is_refused_with_kernel_element_and_values() {
+        let difference = Difference {
+            kernel: "softmax_forward".into(),
+            output: "output",
+            element: 7,
+            wanted: 0x3f80_0000,
+            got: 0x3f80_0001,
+            type_: Element::F32,
+        };
+        let error = not_admitted("some card", &difference);
+        assert_eq!(error.exit_code(), 4);
+        let text = error.to_string();
+        assert!(text.contains("some card") && text.contains("softmax_forward gives output[7]"), "{text}");
+        assert!(text.contains("0x3f800001") && text.contains("0x3f800000"), "{text}");
+    }
 
     #[test]
     fn the_largest_batch_is_found_wherever_the_limit_lies() {

@@ -89,7 +89,10 @@ impl Device {
 
     /// What a recording made for this device may know.
     pub fn traits(&self) -> Traits {
-        Traits { fast_shared_memory: self.info.kind != Kind::Cpu }
+        Traits {
+            fast_shared_memory: self.info.kind != Kind::Cpu,
+            max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
+        }
     }
 
     /// Bytes of the device's own memory that this process may still take: what the driver says if it
