@@ -22,6 +22,15 @@ const STATE: &str = "state.json";
 /// The layout of a step folder; raised when an older hlx could not read it.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// One link of a run's chain of digests: each covers the one before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// From 1.
+    pub step: u64,
+    /// 64 hexadecimal digits.
+    pub digest: String,
+}
+
 /// Where a run stands: with the weights and moments, all that training needs to go on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
@@ -51,6 +60,9 @@ pub struct RunState {
     /// The lowest validation loss so far, and the step after which it was measured.
     pub best_val_loss: Option<f64>,
     pub best_step: Option<u64>,
+    /// The chain of digests, if `--digest-every` asked for one.
+    #[serde(default)]
+    pub chain: Vec<Link>,
 }
 
 /// Everything that a step folder holds.

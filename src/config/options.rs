@@ -106,6 +106,10 @@ pub struct TrainOptions {
     /// How many of the newest checkpoints to keep, beside the best; 0 for all [default: 3]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub keep_last: Option<usize>,
+    /// Steps between links of a chain of digests kept with the run, which `hlx verify --checkpoint`
+    /// retraces; 0 for none [default: 0]
+    #[arg(long, value_name = "STEPS", help_heading = "Run")]
+    pub digest_every: Option<u64>,
     /// Folder of the run [default: checkpoints/CORPUS-MODEL, numbered if it is taken]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     pub out: Option<PathBuf>,
@@ -156,7 +160,7 @@ impl TrainOptions {
             model n_layer d_model n_head d_ff context dropout init_from
             epochs steps batch_size grad_accum lr min_lr warmup_steps weight_decay beta1 beta2 eps
             grad_clip seed precision device
-            eval_every checkpoint_every checkpoint_every_steps keep_last out
+            eval_every checkpoint_every checkpoint_every_steps keep_last digest_every out
         }
     }
 }
