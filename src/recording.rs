@@ -172,11 +172,6 @@ impl Program {
         }
         bytes
     }
-
-    /// The largest single buffer in bytes: a device must be able to bind it whole.
-    pub fn largest_buffer(&self) -> Option<&BufferSpec> {
-        self.buffers.iter().max_by_key(|b| b.words)
-    }
 }
 
 /// What a recording may know of the device it is made for. It chooses between kernels and tile

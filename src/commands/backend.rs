@@ -8,7 +8,7 @@ use crate::cpu::CpuExecutor;
 use crate::error::{Error, Result};
 use crate::ops::admission::{self, Difference};
 use crate::recording::{Executor, Program, Traits};
-use crate::report::MemoryPlan;
+use crate::report::{MemoryPlan, format};
 use crate::vulkan::{Device, DeviceInfo, Kind, Selection, VulkanExecutor, devices};
 
 /// An open device.
@@ -92,17 +92,6 @@ impl Backend {
         }
     }
 
-    /// The longest buffer that a kernel can bind, if there is a limit beside the memory.
-    pub fn largest_buffer_bytes(&self) -> Option<u64> {
-        match self {
-            Backend::Cpu => None,
-            Backend::Vulkan(device) => {
-                let info = device.info();
-                Some(info.max_storage_range_bytes.min(info.max_allocation_bytes))
-            }
-        }
-    }
-
     /// Takes the memory of a program and makes it ready to run.
     pub fn load(&self, program: Program) -> Result<Box<dyn Executor>> {
         Ok(match self {
@@ -113,14 +102,19 @@ impl Backend {
 
     /// True if a program fits this device.
     pub fn fits(&self, program: &Program) -> bool {
-        self.fits_into(program, self.memory_budget_bytes())
+        self.obstacle(program, self.memory_budget_bytes()).is_none()
     }
 
-    fn fits_into(&self, program: &Program, budget: Option<u64>) -> bool {
+    /// Why a program does not fit this device with so much memory free, if it does not.
+    fn obstacle(&self, program: &Program, budget: Option<u64>) -> Option<String> {
         let total: u64 = program.bytes_by_group().values().sum();
-        let largest = program.largest_buffer().map_or(0, |b| 4 * b.words as u64);
-        budget.is_none_or(|budget| total <= budget)
-            && self.largest_buffer_bytes().is_none_or(|limit| largest <= limit)
+        match (budget, self) {
+            (Some(budget), _) if total > budget => {
+                Some(format!("it takes {}, and {} are free", format::bytes(total), format::bytes(budget)))
+            }
+            (_, Backend::Vulkan(device)) => device.past_limit(program),
+            (_, Backend::Cpu) => None,
+        }
     }
 }
 
@@ -192,16 +186,21 @@ pub fn plan(
     let limit = model.max_batch_size();
     // Asked once: what is free changes while the search goes on.
     let budget = backend.memory_budget_bytes();
-    let largest = largest_batch(limit, |batch| backend.fits_into(&program(batch), budget));
+    let obstacle = |batch| backend.obstacle(&program(batch), budget);
+    let largest = largest_batch(limit, |batch| obstacle(batch).is_none());
     let name = backend.name();
     if largest == 0 {
+        let why = obstacle(1).unwrap_or_default();
         return Err(Error::Usage(format!(
-            "the model does not fit {name} with any --batch-size: give a smaller --model or --context"
+            "the model does not fit {name} with any --batch-size ({why}): give a smaller --model or --context"
         )));
     }
     if batch_size > largest {
+        // Of the smallest batch that does not fit: far larger ones may not even be countable.
+        let why = if largest < limit { obstacle(largest + 1) } else { None };
+        let why = why.map_or(String::new(), |why| format!(" (with {}, {why})", largest + 1));
         return Err(Error::Usage(format!(
-            "--batch-size {batch_size} does not fit {name}: the largest that fits is {largest}{hint}"
+            "--batch-size {batch_size} does not fit {name}{why}: the largest that fits is {largest}{hint}"
         )));
     }
     let groups = program(batch_size).bytes_by_group();
