@@ -47,7 +47,13 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub config: Option<PathBuf>,
     /// Go on with a run: its folder, one of its checkpoints, or auto for the newest whole checkpoint of --out
-    #[arg(long, value_name = "auto|PATH", num_args = 0..=1, default_missing_value = "auto", help_heading = "Run")]
+    #[arg(
+        long,
+        value_name = "auto|PATH",
+        num_args = 0..=1,
+        default_missing_value = "auto",
+        help_heading = "Run"
+    )]
     pub resume: Option<ResumeFrom>,
     /// Print the result as one JSON value on stdout
     #[arg(long, help_heading = "Run")]
@@ -117,7 +123,11 @@ pub struct GenerateArgs {
 #[derive(Args, Debug)]
 pub struct BenchGemmArgs {
     /// C[M,N] = A[M,K] B[K,N]; without sizes, a table of them
-    #[arg(num_args = 3, value_names = ["M", "K", "N"], value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(
+        num_args = 3,
+        value_names = ["M", "K", "N"],
+        value_parser = clap::value_parser!(u32).range(1..=65536)
+    )]
     pub sizes: Option<Vec<u32>>,
     /// Where to run: auto, cpu, or a device's number or name from `hlx devices`
     #[arg(long, value_name = "DEVICE", default_value = "auto")]

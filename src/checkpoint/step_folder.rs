@@ -146,7 +146,8 @@ fn parse_state(path: &Path, bytes: &[u8]) -> Result<RunState> {
     let version: Version = serde_json::from_slice(bytes).map_err(wrong)?;
     if version.format_version != FORMAT_VERSION {
         return Err(Error::Input(format!(
-            "{} has format version {}, and this hlx ({}) reads version {FORMAT_VERSION}: use the hlx that wrote it",
+            "{} has format version {}, and this hlx ({}) reads version {FORMAT_VERSION}: use the hlx that \
+             wrote it",
             path.display(),
             version.format_version,
             env!("CARGO_PKG_VERSION")

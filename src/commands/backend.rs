@@ -51,7 +51,7 @@ impl Backend {
             return Ok(Chosen { backend, why: Some("the best Vulkan GPU here".into()) });
         }
         let why = match &found {
-            Err(error) => format!("no Vulkan device ({error})"),
+            Err(error) => first_clause(&error.to_string()),
             Ok(all) => format!("no usable Vulkan GPU ({})", summarize(all)),
         };
         Ok(Chosen { backend: Backend::Cpu, why: Some(why) })
@@ -141,6 +141,11 @@ fn not_admitted(name: &str, difference: &Difference) -> Error {
     Error::NoDevice(format!(
         "{name} does not keep the exact contract: {difference}. Update its driver, or choose another --device"
     ))
+}
+
+/// What is wrong, without what to do about it: here nothing needs to be done.
+fn first_clause(message: &str) -> String {
+    message.split(':').next().unwrap_or_default().to_owned()
 }
 
 fn summarize(all: &[DeviceInfo]) -> String {

@@ -1,4 +1,4 @@
-//! `hlx verify --checkpoint`: is a checkpoint what its run's configuration gives?
+//! `hlx verify --checkpoint`: whether a checkpoint is what its run's configuration gives.
 
 use std::path::Path;
 

@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct TrainOptions {
-    /// Text to learn: .txt is one stream of characters, .jsonl one example a line under "text" [default: a small text built into hlx]
+    /// Text to learn: .txt is one stream of characters, .jsonl one example a line under "text" [default: a
+    /// small text built into hlx]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub corpus: Option<PathBuf>,
     /// Part of the corpus, from its end, kept for validation; 0 for none [default: 0.1]

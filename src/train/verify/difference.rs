@@ -101,13 +101,14 @@ impl fmt::Display for Difference {
         if self.elements_different == 0 {
             return write!(
                 f,
-                "step {step}, run {run} on {device}: {tensor} was another than in the first run, and no longer \
-                 is: the first run on {reference_device} does not come out the same again"
+                "step {step}, run {run} on {device}: {tensor} was another than in the first run, and no \
+                 longer is: the first run on {reference_device} does not come out the same again"
             );
         }
         write!(
             f,
-            "step {step}, run {run} on {device}: {tensor}[{}] is {}, and {} in the first run on {reference_device}",
+            "step {step}, run {run} on {device}: {tensor}[{}] is {}, and {} in the first run on \
+             {reference_device}",
             self.element, self.value, self.reference
         )
     }
@@ -120,8 +121,8 @@ impl Difference {
             format!("  {} ulp apart; {} elements of it differ\n", self.ulp, self.elements_different);
         if let Some(op) = &self.op {
             text += &format!(
-                "  first operation that differs: {}, dispatch {} of {}: {}[{}] is {}, and {} on {} ({} ulp apart, \
-                 {} elements)\n",
+                "  first operation that differs: {}, dispatch {} of {}: {}[{}] is {}, and {} on {} \
+                 ({} ulp apart, {} elements)\n",
                 op.kernel,
                 op.dispatch,
                 op.recording,
