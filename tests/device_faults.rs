@@ -35,7 +35,7 @@ fn recipe() -> Recipe {
         batch_size: Some(2),
         steps: Some(6),
         checkpoint_every_steps: Some(2),
-        val_fraction: Some(0.05),
+        val_fraction: Some(0.002),
         ..TrainOptions::default()
     })
 }

@@ -1,5 +1,5 @@
-//! Devices with less than others: with Vulkan's least limits, with bindings far shorter than the model, with a
-//! watchdog. Training gives the same bits, or is refused before step 0 with the limit named.
+//! Devices with less than others: with Vulkan's least limits, with bindings far shorter than the model,
+//! with a watchdog. Training gives the same bits, or is refused before step 0 with the limit named.
 
 mod common;
 #[path = "common/recipe.rs"]
@@ -69,12 +69,15 @@ fn on_device(recipe: &Recipe, simulation: Simulation) -> Result<(String, u64)> {
     Ok((digest?, device.calls().expect("they are counted")[FaultPoint::Submit as usize]))
 }
 
-fn lowered(lower: fn(&mut DeviceInfo)) -> Simulation {
+/// Takes limits away.
+type Lower = fn(&mut DeviceInfo);
+
+fn lowered(lower: Lower) -> Simulation {
     Simulation { lower: Some(lower), ..Simulation::default() }
 }
 
-/// What the Vulkan specification asks of every device, but for bindings (4), invocations of a workgroup (128) and
-/// its shared memory (16 KiB), of which the kernels need more than that, and every known GPU has more.
+/// What the Vulkan specification asks of every device, but for bindings (4), invocations of a workgroup (128)
+/// and its shared memory (16 KiB): the kernels need more of these, and GPUs have more.
 fn least_limits(info: &mut DeviceInfo) {
     info.max_storage_range_bytes = 128 << 20;
     info.max_allocation_bytes = 1 << 30;
@@ -112,7 +115,7 @@ fn arenas_past_the_storage_range_are_worked_on_in_pieces() {
 
 #[test]
 fn what_cannot_be_cut_is_refused_by_name_before_step_0() {
-    let lower: [(fn(&mut DeviceInfo), &[&str]); 4] = [
+    let lower: [(Lower, &[&str]); 4] = [
         (|info| info.max_storage_range_bytes = 200 << 10, &["maxStorageBufferRange", "200.0 KiB", "buffer "]),
         (
             |info| info.max_allocation_bytes = 1 << 20,
@@ -135,7 +138,7 @@ fn what_cannot_be_cut_is_refused_by_name_before_step_0() {
 
 #[test]
 fn a_device_on_which_no_step_can_run_is_refused_by_name() {
-    let lower: [(fn(&mut DeviceInfo), &str); 4] = [
+    let lower: [(Lower, &str); 4] = [
         (|info| info.max_bindings = 4, "it allows 4 storage buffers of one kernel, and 7 are needed"),
         (
             |info| info.max_group_invocations = 128,

@@ -47,8 +47,15 @@ impl Backend {
         let found = devices();
         let usable = |d: &&DeviceInfo| d.exact && d.kind != Kind::Cpu;
         if found.as_ref().is_ok_and(|all| all.iter().any(|d| usable(&d))) {
-            let backend = Backend::Vulkan(open_admitted(&Selection::Auto)?);
-            return Ok(Chosen { backend, why: Some("the best Vulkan GPU here".into()) });
+            return match open_admitted(&Selection::Auto) {
+                Ok(device) => {
+                    let why = Some("the best Vulkan GPU here".into());
+                    Ok(Chosen { backend: Backend::Vulkan(device), why })
+                }
+                // The best GPU breaks its promise: the CPU executor gives the right bits.
+                Err(Error::NoDevice(text)) => Ok(Chosen { backend: Backend::Cpu, why: Some(text) }),
+                Err(other) => Err(other),
+            };
         }
         let why = match &found {
             Err(error) => first_clause(&error.to_string()),
@@ -194,18 +201,17 @@ pub fn plan(
     let obstacle = |batch| backend.obstacle(&program(batch), budget);
     let largest = largest_batch(limit, |batch| obstacle(batch).is_none());
     let name = backend.name();
+    // Of the smallest batch that does not fit. Past the limit, tensors may not even be countable.
+    let countable = if largest < limit { obstacle(largest + 1) } else { None };
+    let why = countable.unwrap_or_else(|| "a tensor would have too many elements".to_owned());
     if largest == 0 {
-        let why = obstacle(1).unwrap_or_default();
         return Err(Error::Usage(format!(
             "the model does not fit {name} with any --batch-size ({why}): give a smaller --model or --context"
         )));
     }
     if batch_size > largest {
-        // Of the smallest batch that does not fit: far larger ones may not even be countable.
-        let why = if largest < limit { obstacle(largest + 1) } else { None };
-        let why = why.map_or(String::new(), |why| format!(" (with {}, {why})", largest + 1));
         return Err(Error::Usage(format!(
-            "--batch-size {batch_size} does not fit {name}{why}: the largest that fits is {largest}{hint}"
+            "--batch-size {batch_size} does not fit {name} ({why}): the largest that fits is {largest}{hint}"
         )));
     }
     let groups = program(batch_size).bytes_by_group();
@@ -223,7 +229,11 @@ pub fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Preset, TrainConfig, TrainOptions};
     use crate::kernels::Element;
+    use crate::train::program::{StepShape, TrainProgram};
+    use crate::train::run::step_shape;
+    use crate::vulkan::Simulation;
 
     #[test]
     fn a_device_that_differs_is_refused_with_kernel_element_and_values() {
@@ -248,6 +258,32 @@ mod tests {
             for limit in [1, 2, 3, 31, 64, 100] {
                 assert_eq!(largest_batch(limit, |batch| batch <= enough), enough.min(limit));
             }
+        }
+    }
+
+    #[test]
+    fn a_batch_past_a_limit_is_refused_with_the_limit_and_the_largest_that_fits() {
+        let install = "this test needs software Vulkan (Debian and Ubuntu: apt install mesa-vulkan-drivers)";
+        let all = devices().unwrap_or_else(|error| panic!("{error}; {install}"));
+        let software = all.iter().find(|d| d.kind == Kind::Cpu).unwrap_or_else(|| panic!("{install}"));
+        let simulation =
+            Simulation { lower: Some(|info| info.max_storage_range_bytes = 1 << 20), ..Default::default() };
+        let device = Device::open_simulated(&Selection::Index(software.index), false, simulation).unwrap();
+        let backend = Backend::Vulkan(device);
+        let options = TrainOptions { model: Some(Preset::Nano), ..TrainOptions::default() };
+        let config = TrainConfig::resolve(options, None).unwrap();
+        let shape = step_shape(&config, 65);
+        let program = |batch_size| {
+            TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, backend.traits()).program
+        };
+        let plan = |batch_size| plan(&backend, &shape.model, batch_size, "", program);
+        // The widest tensor, [B*64, 512], is just a mebibyte for 8 windows; the arena is cut into pieces.
+        assert_eq!(plan(8).unwrap().largest_batch, Some(8));
+        let error = plan(9).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        for words in ["--batch-size 9", "(maxStorageBufferRange)", "1.0 MiB", "the largest that fits is 8"] {
+            assert!(text.contains(words), "{text}");
         }
     }
 }

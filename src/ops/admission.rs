@@ -1,8 +1,8 @@
-//! Admission: every kernel a training step is made of, run once on small inputs before anything is trusted to
-//! a device, and compared bit by bit with its CPU twin.
+//! Admission: every kernel that a training step is made of, run once on small inputs before anything is
+//! trusted to a device, and compared bit by bit with its CPU twin.
 //!
-//! All of it is one recording over one buffer, so that it costs a device one copy in, one submit and one
-//! copy out. What each kernel writes lies in words of its own, so the first word that differs names the kernel.
+//! All of it is one recording over one buffer, so that it costs a device one copy in, one run and one copy
+//! out. What each kernel writes lies in words of its own, so the first word that differs names the kernel.
 
 use super::dropout::Dropout;
 use super::exact_probe::{FUNCTIONS, probe, sample};
@@ -255,23 +255,24 @@ impl Cases {
         adam.update(r, params, grads, m, v, schedule, factor, spoiled[1]);
     }
 
-    /// Products as a step has them: every operand plain and transposed, in rows that may be moved by fours
-    /// and rows that may not, past a tile's edge and past a block of terms.
+    /// Products as a step has them: operands plain and transposed, in rows that may be moved by fours and
+    /// rows that may not, past a tile's edge and past a block of terms. Large tiles are the same code, so
+    /// fewer of them will do: building a kernel takes most of the time.
     fn products(&mut self) {
-        let tilings: &[Tiling] = if self.recorder.traits.fast_shared_memory {
-            const SMALL: Tiling = Tiling::Shared { row_quads: 1, column_quads: 1 };
-            const LARGE: Tiling = Tiling::Shared { row_quads: 2, column_quads: 2 };
-            &[SMALL, LARGE]
-        } else {
-            &[Tiling::Alone]
-        };
-        for &tiling in tilings {
-            for sizes in [[68, 260, 72], [13, 31, 67]] {
-                self.product(Pass::Forward, sizes, [false, false], tiling);
-                self.product(Pass::Forward, sizes, [false, true], tiling);
-                self.product(Pass::Backward, sizes, [false, true], tiling);
-                self.product(Pass::Backward, sizes, [true, false], tiling);
-            }
+        const WIDE: [usize; 3] = [68, 260, 72];
+        const NARROW: [usize; 3] = [13, 31, 67];
+        let fast = self.recorder.traits.fast_shared_memory;
+        let small = if fast { Tiling::Shared { row_quads: 1, column_quads: 1 } } else { Tiling::Alone };
+        for sizes in [WIDE, NARROW] {
+            self.product(Pass::Forward, sizes, [false, false], small);
+            self.product(Pass::Forward, sizes, [false, true], small);
+            self.product(Pass::Backward, sizes, [false, true], small);
+            self.product(Pass::Backward, sizes, [true, false], small);
+        }
+        if fast {
+            let large = Tiling::Shared { row_quads: 2, column_quads: 2 };
+            self.product(Pass::Forward, WIDE, [false, false], large);
+            self.product(Pass::Backward, WIDE, [true, false], large);
         }
     }
 

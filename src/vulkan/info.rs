@@ -231,8 +231,8 @@ impl DeviceInfo {
     }
 }
 
-/// What the largest shared tile of the matrix products takes: two factors' 16 terms of 32 vectors and one more
-/// (shaders/include/gemm_tiled.glsl).
+/// What the largest shared tile of the matrix products takes: two factors' 16 terms of 32 vectors and one
+/// more (shaders/include/gemm_tiled.glsl).
 const SHARED_BYTES: u32 = 2 * 16 * 33 * 16;
 
 fn clamp(limit: u64) -> u32 {

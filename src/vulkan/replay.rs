@@ -116,7 +116,8 @@ impl Replay {
             return;
         };
         tracing::warn!(
-            "kernel {} alone keeps {} busy for {:.2} s: a desktop that waits for it may reset it; lower --batch-size",
+            "kernel {} alone keeps {} busy for {:.2} s: a desktop that waits for it may reset it; lower \
+             --batch-size",
             dispatches[i].kernel.name(),
             recorder.device.info().name,
             times[i].as_secs_f64()
