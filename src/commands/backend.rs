@@ -202,16 +202,20 @@ pub fn plan(
     let largest = largest_batch(limit, |batch| obstacle(batch).is_none());
     let name = backend.name();
     // Of the smallest batch that does not fit. Past the limit, tensors may not even be countable.
-    let countable = if largest < limit { obstacle(largest + 1) } else { None };
-    let why = countable.unwrap_or_else(|| "a tensor would have too many elements".to_owned());
+    let why = || {
+        let countable = if largest < limit { obstacle(largest + 1) } else { None };
+        countable.unwrap_or_else(|| "a tensor would have too many elements".to_owned())
+    };
     if largest == 0 {
         return Err(Error::Usage(format!(
-            "the model does not fit {name} with any --batch-size ({why}): give a smaller --model or --context"
+            "the model does not fit {name} with any --batch-size ({}): give a smaller --model or --context",
+            why()
         )));
     }
     if batch_size > largest {
         return Err(Error::Usage(format!(
-            "--batch-size {batch_size} does not fit {name} ({why}): the largest that fits is {largest}{hint}"
+            "--batch-size {batch_size} does not fit {name} ({}): the largest that fits is {largest}{hint}",
+            why()
         )));
     }
     let groups = program(batch_size).bytes_by_group();
