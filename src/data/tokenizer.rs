@@ -135,10 +135,10 @@ impl Tokenizer {
         (0..).zip(&self.characters).map(|(id, c)| (c.to_string(), id)).chain(end_of_text)
     }
 
-    /// Reads a `tokenizer.json` that [`Tokenizer::to_json`] wrote.
-    pub fn load(path: &Path) -> Result<Tokenizer> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
-        Tokenizer::from_json(&text).map_err(|reason| {
+    /// The tokenizer in a file's content; `path` is for messages.
+    pub fn from_file(path: &Path, content: Vec<u8>) -> Result<Tokenizer> {
+        let text = String::from_utf8(content).map_err(|error| error.to_string());
+        text.and_then(|text| Tokenizer::from_json(&text)).map_err(|reason| {
             Error::Input(format!("{} is not a character tokenizer written by hlx: {reason}", path.display()))
         })
     }
