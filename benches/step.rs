@@ -1,9 +1,11 @@
 //! Tokens per second of training steps: `cargo bench --bench step` on the CPU executor,
 //! `cargo bench --bench step -- vulkan [DEVICE]` on a Vulkan device. `RUST_LOG=hlx::cpu=debug` adds what
-//! each kernel took on the CPU.
+//! each kernel took on the CPU; a last argument `kernels` does so on a Vulkan device.
 //!
 //! Presets and batch sizes as in the README's table, character vocabulary of 65, random tokens.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hlx::config::Preset;
@@ -11,7 +13,7 @@ use hlx::cpu::CpuExecutor;
 use hlx::exact::random_u32;
 use hlx::recording::Executor;
 use hlx::train::init::{initial_parameters, initial_state};
-use hlx::train::program::StepShape;
+use hlx::train::program::{StepShape, TrainProgram};
 use hlx::train::session::{MicroBatch, Session, StepRates};
 use hlx::vulkan::{Device, Selection, VulkanExecutor};
 
@@ -55,12 +57,35 @@ fn main() {
                 None => Box::new(CpuExecutor::load(program)?),
             })
         });
+        if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "kernels")) {
+            print_kernels(device, &shape);
+        }
         let step_ms = step_ms(&mut session.expect("it fits"), &shape, tokens);
         let tokens_per_second = tokens as f64 / step_ms * 1e3;
         println!(
             "{}, batch {batch_size}: {step_ms:.2} ms a step, {tokens_per_second:.0} tokens/s",
             preset.name()
         );
+    }
+}
+
+/// Each kernel's share of a step, by the device's clock.
+fn print_kernels(device: &Arc<Device>, shape: &StepShape) {
+    let train = TrainProgram::new(shape, device.traits());
+    let mut executor = VulkanExecutor::load(device, train.program.clone()).expect("it fits");
+    let mut kernels: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+    for recording in [train.first.recording, train.update.recording] {
+        for (place, dispatch) in train.program.recordings[recording.0].dispatches.iter().enumerate() {
+            let timing = executor.time_range(recording, place..place + 1, 3).expect("the device has a clock");
+            let (calls, total_ms) = kernels.entry(dispatch.kernel.name()).or_default();
+            *calls += 1;
+            *total_ms += timing.min_ms();
+        }
+    }
+    let mut kernels: Vec<_> = kernels.into_iter().collect();
+    kernels.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    for (name, (calls, total_ms)) in kernels {
+        println!("  {name:<28} {calls:>4} calls {total_ms:>9.3} ms");
     }
 }
 

@@ -176,7 +176,12 @@ fn dispatch(kernel: &Kernel) -> String {
         kernel.interface.bindings.iter().map(|b| format!("bindings.{}", b.name)).collect();
     format!(
         "/// One call of the kernel, over `groups` workgroups in x, y and z.\n\
-         pub fn dispatch(push: Push, specialization: Specialization, bindings: Bindings, groups: [u32; 3]) -> Dispatch {{\n    \
+         pub fn dispatch(\n    \
+             push: Push,\n    \
+             specialization: Specialization,\n    \
+             bindings: Bindings,\n    \
+             groups: [u32; 3],\n\
+         ) -> Dispatch {{\n    \
              Dispatch {{\n        \
                  kernel: Kernel::{},\n        \
                  specialization: specialization.to_words(),\n        \

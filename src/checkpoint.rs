@@ -18,5 +18,5 @@ pub use lock::{LOCK, RunLock};
 pub use manifest::MANIFEST;
 pub use model_folder::{read_model, read_model_config, read_tokenizer};
 pub use run_folder::{RunFolder, find_model_folder};
-pub use step_folder::{Checkpoint, FORMAT_VERSION, RunState};
+pub use step_folder::{Checkpoint, FORMAT_VERSION, Link, RunState};
 pub use storage::{Disk, Storage, StoredFile};

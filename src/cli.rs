@@ -47,7 +47,13 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", help_heading = "Run")]
     pub config: Option<PathBuf>,
     /// Go on with a run: its folder, one of its checkpoints, or auto for the newest whole checkpoint of --out
-    #[arg(long, value_name = "auto|PATH", num_args = 0..=1, default_missing_value = "auto", help_heading = "Run")]
+    #[arg(
+        long,
+        value_name = "auto|PATH",
+        num_args = 0..=1,
+        default_missing_value = "auto",
+        help_heading = "Run"
+    )]
     pub resume: Option<ResumeFrom>,
     /// Print the result as one JSON value on stdout
     #[arg(long, help_heading = "Run")]
@@ -117,7 +123,11 @@ pub struct GenerateArgs {
 #[derive(Args, Debug)]
 pub struct BenchGemmArgs {
     /// C[M,N] = A[M,K] B[K,N]; without sizes, a table of them
-    #[arg(num_args = 3, value_names = ["M", "K", "N"], value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(
+        num_args = 3,
+        value_names = ["M", "K", "N"],
+        value_parser = clap::value_parser!(u32).range(1..=65536)
+    )]
     pub sizes: Option<Vec<u32>>,
     /// Where to run: auto, cpu, or a device's number or name from `hlx devices`
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
@@ -134,12 +144,12 @@ pub struct BenchGemmArgs {
 #[derive(Args, Debug)]
 #[command(allow_negative_numbers = true)]
 pub struct VerifyArgs {
-    /// How many times to train on each device
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one())]
-    pub runs: u64,
-    /// How many steps to train
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_one())]
-    pub steps: u64,
+    /// How many times to train on each device [default: 3; 1 with --against]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    pub runs: Option<u64>,
+    /// How many steps to train [default: 20, or those of --against]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    pub steps: Option<u64>,
     /// Where to train: auto, cpu, or a device's number or name from `hlx devices`
     #[arg(long, value_name = "DEVICE", default_value = "auto", conflicts_with = "devices")]
     pub device: DeviceChoice,
@@ -149,41 +159,79 @@ pub struct VerifyArgs {
     /// Text to train on [default: the one built into hlx]
     #[arg(long, value_name = "FILE")]
     pub corpus: Option<PathBuf>,
-    /// Preset shape: nano, tiny, small, medium or gpt2
-    #[arg(long, value_name = "NAME", default_value_t = Preset::Nano)]
-    pub model: Preset,
-    /// Windows that the device works on at once
-    #[arg(long, value_name = "N", default_value_t = 12)]
-    pub batch_size: usize,
-    /// Batches whose gradients are added up for one step
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub grad_accum: usize,
-    /// Probability of zeroing an activation
-    #[arg(long, value_name = "P", default_value_t = 0.1)]
-    pub dropout: f64,
-    /// Seed of the initial weights, the windows' order and dropout
-    #[arg(long, value_name = "N", default_value_t = 1337)]
-    pub seed: u64,
-    /// What the arithmetic promises: exact (the same bits on every device)
-    #[arg(long, value_name = "NAME", default_value_t = Precision::Exact)]
-    pub precision: Precision,
+    /// Preset shape: nano, tiny, small, medium or gpt2 [default: nano]
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<Preset>,
+    /// Read options of `hlx train` from a TOML file; the flags here win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Windows that the device works on at once [default: 12]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Batches whose gradients are added up for one step [default: 2]
+    #[arg(long, value_name = "N")]
+    pub grad_accum: Option<usize>,
+    /// Probability of zeroing an activation [default: 0.1]
+    #[arg(long, value_name = "P")]
+    pub dropout: Option<f64>,
+    /// Seed of the initial weights, the windows' order and dropout [default: 1337]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// What the arithmetic promises: exact (the same bits on every device) [default: exact]
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<Precision>,
+    /// Keep the first run's digests in a file, to compare with on another machine
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Train what a file of --save describes, and compare with it
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// Train a checkpoint's run again from its start, and say whether the checkpoint is what comes out
+    #[arg(long, value_name = "DIR", conflicts_with_all = CHECKPOINT_DECIDES)]
+    pub checkpoint: Option<PathBuf>,
     /// Print the result as one JSON value on stdout
     #[arg(long)]
     pub json: bool,
 }
 
+/// What a checkpoint's own run says, and a flag cannot beside it.
+const CHECKPOINT_DECIDES: [&str; 12] = [
+    "runs",
+    "steps",
+    "devices",
+    "model",
+    "config",
+    "batch_size",
+    "grad_accum",
+    "dropout",
+    "seed",
+    "precision",
+    "save",
+    "against",
+];
+
 impl VerifyArgs {
-    /// The training options that stand behind a verification.
+    /// What was said about the training to be verified.
     pub fn train_options(&self) -> TrainOptions {
         TrainOptions {
             corpus: self.corpus.clone(),
-            model: Some(self.model),
-            batch_size: Some(self.batch_size),
-            grad_accum: Some(self.grad_accum),
-            dropout: Some(self.dropout),
-            seed: Some(self.seed),
-            precision: Some(self.precision),
-            steps: Some(self.steps),
+            model: self.model,
+            batch_size: self.batch_size,
+            grad_accum: self.grad_accum,
+            dropout: self.dropout,
+            seed: self.seed,
+            precision: self.precision,
+            steps: self.steps,
+            ..TrainOptions::default()
+        }
+    }
+
+    /// What holds where nothing was said: a few steps that use every part of the program.
+    pub fn defaults() -> TrainOptions {
+        TrainOptions {
+            grad_accum: Some(2),
+            dropout: Some(0.1),
+            steps: Some(20),
             val_fraction: Some(0.0),
             ..TrainOptions::default()
         }

@@ -59,6 +59,7 @@ fn checkpoint(step: u64) -> Checkpoint {
             val_loss: None,
             best_val_loss: Some(1.5),
             best_step: Some(20),
+            chain: vec![],
         },
     }
 }

@@ -1,4 +1,4 @@
-//! What hlx answers to a command line or a configuration file that cannot be meant, and what a good one comes to.
+//! What hlx answers to a command line or configuration that cannot be meant, and what a good one comes to.
 
 use clap::{CommandFactory, Parser};
 use hlx::cli::{Cli, Command};
@@ -191,10 +191,10 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
 fn a_saved_configuration_loads_back_to_the_same() {
     let lines = [
         "",
-        "--corpus a.txt --model small --n-head 4 --epochs 3 --batch-size 3 --grad-accum 2 --lr 0.1 --min-lr 0.01 \
-         --warmup-steps 0 --weight-decay 0 --beta1 0 --beta2 0.99999 --eps 1e-6 --grad-clip 0 --dropout 0.3 \
-         --seed 9223372036854775807 --val-corpus b.jsonl --eval-every 0 --checkpoint-every-steps 4 --keep-last 0 \
-         --device llvmpipe --precision exact --init-from m",
+        "--corpus a.txt --model small --n-head 4 --epochs 3 --batch-size 3 --grad-accum 2 --lr 0.1 --min-lr \
+         0.01 --warmup-steps 0 --weight-decay 0 --beta1 0 --beta2 0.99999 --eps 1e-6 --grad-clip 0 --dropout \
+         0.3 --seed 9223372036854775807 --val-corpus b.jsonl --eval-every 0 --checkpoint-every-steps 4 \
+         --keep-last 0 --device llvmpipe --precision exact --init-from m",
         "--device 2 --checkpoint-every 0 --val-fraction 0",
     ];
     for line in lines {

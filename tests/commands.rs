@@ -31,7 +31,8 @@ fn number(value: &Value, key: &str) -> f64 {
 fn train_prints_its_result_and_leaves_a_run_folder() {
     let place = Place::new();
     let line = format!(
-        "train --corpus sums.txt {TINY} --steps 25 --checkpoint-every-steps 10 --eval-every 5 --out run --json"
+        "train --corpus sums.txt {TINY} --steps 25 --checkpoint-every-steps 10 --eval-every 5 --out run \
+         --json"
     );
     let done = place.hlx(&line);
     assert!(done.stderr.contains("memory on CPU executor"), "the plan: {}", done.stderr);
@@ -177,8 +178,7 @@ fn generate_stops_at_the_end_of_a_text() {
 #[test]
 fn a_model_folder_starts_a_run() {
     let place = trained();
-    let line =
-        format!("train --corpus sums.txt --init-from run --device cpu --batch-size 4 --steps 1 --lr 1e-9");
+    let line = "train --corpus sums.txt --init-from run --device cpu --batch-size 4 --steps 1 --lr 1e-9";
     let before = place.hlx("eval --checkpoint run --corpus sums.txt --device cpu --json").json();
     place.hlx(&format!("{line} --out further --json")).json();
     let after = place.hlx("eval --checkpoint further --corpus sums.txt --device cpu --json").json();

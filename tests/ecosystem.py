@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Shows that the Python ecosystem opens hlx's checkpoints, and hlx the ecosystem's.
 
-  ecosystem.py all --hlx target/release/hlx --corpus FILE
-      trains a few steps, then does everything below in a temporary folder
+  ecosystem.py all --hlx target/release/hlx --corpus FILE.txt
+      trains a few steps on a text, and on examples cut from it, then does everything below in a temporary folder
   ecosystem.py check CHECKPOINT --corpus FILE [--logits FILE]
       opens a checkpoint in transformers and tokenizers; compares the logits that
       `hlx eval --dump-logits FILE` wrote with those of GPT2LMHeadModel
@@ -41,8 +41,11 @@ def hold(condition, claim):
 
 
 def read(corpus):
-    """The text of a file, line ends as they are."""
-    return corpus.read_bytes().decode("utf-8-sig")
+    """The text of a file, line ends as they are; of JSON lines, every example with its end-of-text token."""
+    text = corpus.read_bytes().decode("utf-8-sig")
+    if corpus.suffix.lower() != ".jsonl":
+        return text
+    return "".join(json.loads(line)["text"] + END_OF_TEXT for line in text.split("\n") if line.strip())
 
 
 def check_model(checkpoint):
@@ -69,7 +72,7 @@ def check_tokenizer(checkpoint, model, corpus):
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
     size = tokenizer.get_vocab_size()
     hold(size == model.config.vocab_size, f"tokenizer and model agree on {size} tokens")
-    text = read(corpus)[:200_000]
+    text = read(corpus)
     end = tokenizer.token_to_id(END_OF_TEXT)
     units = len(text if end is None else text.replace(END_OF_TEXT, "."))
     tokens = tokenizer.encode(text).ids
@@ -133,21 +136,31 @@ def run_all(args):
             print("hlx", *arguments, flush=True)
             subprocess.run([args.hlx, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
-        def check_folder(checkpoint, name):
+        def check_folder(checkpoint, name, sample):
             logits = folder / f"{name}.json"
             hlx("eval", "--checkpoint", checkpoint, "--corpus", sample, "--dump-logits", logits, "--device", args.device)
             check(argparse.Namespace(checkpoint=checkpoint, corpus=sample, logits=logits))
 
+        def train(corpus, run, *shape):
+            """Trains a few steps on a corpus and returns the last checkpoint."""
+            hlx("train", "--corpus", corpus, "--steps", 20, "--out", run, "--device", args.device, *shape)
+            return run / (run / "latest").read_text().strip()
+
         # A part of the text is enough to evaluate on, and all of it is in the tokenizer's corpus.
+        text = read(args.corpus)
         sample = folder / "sample.txt"
-        sample.write_bytes(read(args.corpus)[:20_000].encode("utf-8"))
-        run, steps = folder / "run", 20
-        hlx("train", "--corpus", args.corpus, "--steps", steps, "--out", run, "--device", args.device)
-        trained = run / (run / "latest").read_text().strip()
-        check_folder(trained, "trained")
+        sample.write_bytes(text[:20_000].encode("utf-8"))
+        trained = train(args.corpus, folder / "run")
+        check_folder(trained, "trained", sample)
         made = folder / "made"
         make(argparse.Namespace(folder=made, like=trained))
-        check_folder(made, "made")
+        check_folder(made, "made", sample)
+        # The same text as examples, which an end-of-text token separates.
+        examples = folder / "examples.jsonl"
+        paragraphs = text[:20_000].split("\n\n")
+        examples.write_text("".join(json.dumps({"text": p}) + "\n" for p in paragraphs), encoding="utf-8")
+        shape = ("--n-layer", 1, "--d-model", 32, "--n-head", 2, "--context", 16)
+        check_folder(train(examples, folder / "examples", *shape), "examples", examples)
 
 
 def main():

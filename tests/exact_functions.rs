@@ -31,18 +31,87 @@ const TINY: f32 = f32::from_bits(0x2680_0000); // 2^-50: the least that snap lea
 const LEAST: f32 = f32::from_bits(0x0d80_0000); // 2^-100
 const MOST: f32 = f32::from_bits(0x7180_0000); // 2^100
 
-#[rustfmt::skip]
 const FUNCTIONS: &[Function] = &[
-    Function { name: "recip", exact: exact::recip, reference: |x| 1.0 / x, domain: &[LEAST..=MOST, -LEAST..=-MOST], unit: Unit::Ulp, worst: 1.166 },
-    Function { name: "rsqrt", exact: exact::rsqrt, reference: |x| 1.0 / libm::sqrt(x), domain: &[LEAST..=MOST], unit: Unit::Ulp, worst: 1.218 },
-    Function { name: "sqrt", exact: exact::sqrt, reference: libm::sqrt, domain: &[0.0..=0.0, LEAST..=MOST], unit: Unit::Ulp, worst: 0.850 },
-    Function { name: "exp", exact: exact::exp, reference: libm::exp, domain: &[0.0..=88.0, -0.0..=-87.0], unit: Unit::Ulp, worst: 0.992 },
-    Function { name: "log", exact: exact::log, reference: libm::log, domain: &[f32::MIN_POSITIVE..=f32::MAX], unit: Unit::Ulp, worst: 0.860 },
-    Function { name: "sigmoid", exact: exact::sigmoid, reference: sigmoid, domain: &[0.0..=f32::MAX, -0.0..=-40.0], unit: Unit::Ulp, worst: 2.927 },
-    Function { name: "tanh", exact: exact::tanh, reference: libm::tanh, domain: &[0.0..=0.0, TINY..=f32::MAX, -TINY..=f32::MIN], unit: Unit::Ulp, worst: 1.630 },
-    Function { name: "gelu, x >= -1", exact: exact::gelu, reference: gelu, domain: &[0.0..=0.0, TINY..=f32::MAX, -TINY..=-1.0], unit: Unit::Ulp, worst: 3.322 },
-    Function { name: "gelu, x <= -1", exact: exact::gelu, reference: gelu, domain: &[-1.0..=f32::MIN], unit: Unit::UlpOfInput, worst: 0.423 },
-    Function { name: "gelu_grad", exact: exact::gelu_grad, reference: gelu_grad, domain: &[0.0..=0.0, TINY..=f32::MAX, -TINY..=f32::MIN], unit: Unit::UlpOfOne, worst: 2.521 },
+    Function {
+        name: "recip",
+        exact: exact::recip,
+        reference: |x| 1.0 / x,
+        domain: &[LEAST..=MOST, -LEAST..=-MOST],
+        unit: Unit::Ulp,
+        worst: 1.166,
+    },
+    Function {
+        name: "rsqrt",
+        exact: exact::rsqrt,
+        reference: |x| 1.0 / libm::sqrt(x),
+        domain: &[LEAST..=MOST],
+        unit: Unit::Ulp,
+        worst: 1.218,
+    },
+    Function {
+        name: "sqrt",
+        exact: exact::sqrt,
+        reference: libm::sqrt,
+        domain: &[0.0..=0.0, LEAST..=MOST],
+        unit: Unit::Ulp,
+        worst: 0.850,
+    },
+    Function {
+        name: "exp",
+        exact: exact::exp,
+        reference: libm::exp,
+        domain: &[0.0..=88.0, -0.0..=-87.0],
+        unit: Unit::Ulp,
+        worst: 0.992,
+    },
+    Function {
+        name: "log",
+        exact: exact::log,
+        reference: libm::log,
+        domain: &[f32::MIN_POSITIVE..=f32::MAX],
+        unit: Unit::Ulp,
+        worst: 0.860,
+    },
+    Function {
+        name: "sigmoid",
+        exact: exact::sigmoid,
+        reference: sigmoid,
+        domain: &[0.0..=f32::MAX, -0.0..=-40.0],
+        unit: Unit::Ulp,
+        worst: 2.927,
+    },
+    Function {
+        name: "tanh",
+        exact: exact::tanh,
+        reference: libm::tanh,
+        domain: &[0.0..=0.0, TINY..=f32::MAX, -TINY..=f32::MIN],
+        unit: Unit::Ulp,
+        worst: 1.630,
+    },
+    Function {
+        name: "gelu, x >= -1",
+        exact: exact::gelu,
+        reference: gelu,
+        domain: &[0.0..=0.0, TINY..=f32::MAX, -TINY..=-1.0],
+        unit: Unit::Ulp,
+        worst: 3.322,
+    },
+    Function {
+        name: "gelu, x <= -1",
+        exact: exact::gelu,
+        reference: gelu,
+        domain: &[-1.0..=f32::MIN],
+        unit: Unit::UlpOfInput,
+        worst: 0.423,
+    },
+    Function {
+        name: "gelu_grad",
+        exact: exact::gelu_grad,
+        reference: gelu_grad,
+        domain: &[0.0..=0.0, TINY..=f32::MAX, -TINY..=f32::MIN],
+        unit: Unit::UlpOfOne,
+        worst: 2.521,
+    },
 ];
 
 fn sigmoid(x: f64) -> f64 {

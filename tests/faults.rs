@@ -227,6 +227,7 @@ fn folders_for_runs() {
             &["..", "not the name of a file"],
         ),
         fault("eval --checkpoint run --corpus sums.txt --device cpu --dump-logits file/x", 1, &["file/x"]),
+        fault("eval --checkpoint run --corpus sums.txt --device cpu --dump-logits empty", 1, &["empty"]),
     ];
     check(&place, &faults);
 }

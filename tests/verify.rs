@@ -1,170 +1,17 @@
 //! `verify` reports a difference rightly: executors that go wrong in one bit, at one step of one run.
 
-use hlx::config::{TrainConfig, TrainOptions};
+#[path = "common/recipe.rs"]
+mod recipe;
+
 use hlx::cpu::CpuExecutor;
-use hlx::data::Dataset;
-use hlx::error::{Error, Result};
-use hlx::recording::{BufferId, Executor, RecordingId, Ticket, View};
+use hlx::error::Error;
+use hlx::exact::random_u32;
+use hlx::kernels::{Kernel, layernorm_forward};
+use hlx::recording::Program;
 use hlx::train::digest::{digest, tensor_name};
-use hlx::train::init::{initial_parameters, initial_state};
-use hlx::train::program::TrainProgram;
-use hlx::train::run::{feed, schedule, step_shape, total_steps};
-use hlx::train::session::{Session, StepRates, TrainState};
+use hlx::train::session::Session;
 use hlx::train::verify::{Difference, Trainer, Value, Verification, verify};
-
-const STEPS: u64 = 4;
-const RUNS: u64 = 3;
-
-/// What every trainer trains.
-struct Recipe {
-    config: TrainConfig,
-    data: Dataset,
-    initial: TrainState,
-}
-
-impl Recipe {
-    /// A tiny model on the bundled text, with dropout and accumulation.
-    fn new() -> Recipe {
-        let options = TrainOptions {
-            n_layer: Some(1),
-            d_model: Some(16),
-            n_head: Some(2),
-            context: Some(8),
-            batch_size: Some(2),
-            grad_accum: Some(2),
-            dropout: Some(0.1),
-            steps: Some(STEPS),
-            val_fraction: Some(0.0),
-            ..TrainOptions::default()
-        };
-        let config = TrainConfig::resolve(options, None).expect("these options are sound");
-        let data = Dataset::load(&config, None).expect("the bundled text is always there");
-        let model = config.model_config(data.tokenizer.vocab_size());
-        Recipe { initial: initial_state(initial_parameters(&model, config.seed)), config, data }
-    }
-
-    fn trainer(&self, device: &str, fault: Fault) -> Trainer<'_> {
-        let shape = step_shape(&self.config, self.data.tokenizer.vocab_size());
-        let feed = feed(&self.config, &self.data).expect("the bundled text is long enough");
-        let session =
-            Session::new(shape, CpuExecutor::TRAITS, |train| Ok(Box::new(Faulty::new(train, fault)?)));
-        Trainer {
-            device: device.to_owned(),
-            session: session.expect("a tiny model fits"),
-            schedule: schedule(&self.config, total_steps(&self.config, &feed)),
-            feed,
-            weight_decay: self.config.weight_decay,
-            initial: &self.initial,
-        }
-    }
-
-    /// The state and the loss after some steps without a fault.
-    fn trained(&self, steps: u64) -> (TrainState, f32) {
-        let mut trainer = self.trainer("sound", Fault::None);
-        trainer.session.load_state(trainer.initial).expect("a state of this shape");
-        let mut loss = 0.0;
-        for step in 0..steps {
-            let rates = StepRates { lr: trainer.schedule.lr(step), weight_decay: trainer.weight_decay };
-            let micros = trainer.feed.micro_batches(step);
-            loss = trainer.session.step_now(micros, rates).expect("a step").loss;
-        }
-        (trainer.session.state().expect("a state"), loss)
-    }
-}
-
-/// What goes wrong. Steps are counted over all runs of one executor, from 1.
-enum Fault {
-    None,
-    /// A bit of the state is another after one step.
-    State {
-        step: u64,
-        tensor: usize,
-        element: usize,
-        bit: u32,
-    },
-    /// What a step reports, its loss and its gradient norm first, is changed by this.
-    Report(fn(u64, &mut [u32])),
-}
-
-/// The CPU executor with a fault.
-struct Faulty {
-    inner: CpuExecutor,
-    fault: Fault,
-    update: RecordingId,
-    results: BufferId,
-    /// Where the faulty element lies, if the fault is one of the state.
-    tensor: Option<View>,
-    /// Updates made so far.
-    steps: u64,
-}
-
-impl Faulty {
-    fn new(train: &TrainProgram, fault: Fault) -> Result<Faulty> {
-        let arena = &train.model.arena;
-        let tensor = match fault {
-            Fault::State { tensor, .. } => {
-                let buffer = [train.model.params, train.m, train.v][tensor / arena.specs.len()];
-                Some(arena.view(buffer, &arena.specs[tensor % arena.specs.len()].name))
-            }
-            _ => None,
-        };
-        Ok(Faulty {
-            inner: CpuExecutor::load(train.program.clone())?,
-            fault,
-            update: train.update.recording,
-            results: train.update.results.buffer,
-            tensor,
-            steps: 0,
-        })
-    }
-}
-
-impl Executor for Faulty {
-    fn write(&mut self, view: View, words: &[u32]) -> Result<()> {
-        self.inner.write(view, words)
-    }
-
-    fn read(&mut self, view: View) -> Result<Vec<u32>> {
-        self.inner.read(view)
-    }
-
-    fn submit(&mut self, recording: RecordingId, uploads: &[(BufferId, &[u32])]) -> Result<Ticket> {
-        let ticket = self.inner.submit(recording, uploads)?;
-        if recording == self.update {
-            self.steps += 1;
-            if let (Fault::State { step, element, bit, .. }, Some(view)) = (&self.fault, self.tensor)
-                && self.steps == *step
-            {
-                let mut words = self.inner.read(view)?;
-                words[*element] ^= 1 << bit;
-                self.inner.write(view, &words)?;
-            }
-        }
-        Ok(ticket)
-    }
-
-    fn fetch(&mut self, ticket: Ticket, buffer: BufferId) -> Result<Vec<u32>> {
-        let mut words = self.inner.fetch(ticket, buffer)?;
-        if let Fault::Report(change) = self.fault
-            && buffer == self.results
-        {
-            change(self.steps, &mut words);
-        }
-        Ok(words)
-    }
-
-    fn is_synchronous(&self) -> bool {
-        self.inner.is_synchronous()
-    }
-
-    fn wait_idle(&mut self) -> Result<()> {
-        self.inner.wait_idle()
-    }
-
-    fn clear(&mut self) -> Result<()> {
-        self.inner.clear()
-    }
-}
+use recipe::{Fault, RUNS, Recipe, STEPS};
 
 /// Verifies, and counts the steps that were shown.
 fn found(mut trainers: Vec<Trainer>) -> (Verification, u64) {
@@ -213,8 +60,11 @@ fn one_bit_of_any_tensor_is_found_at_its_step_run_and_element() {
             elements_different: 1,
             reference: Value::from(sound),
             value: Value::from(f32::from_bits(sound.to_bits() ^ 1 << bit)),
+            ..Difference::default()
         };
-        assert_eq!(difference(vec![recipe.trainer("only", fault)]), expected);
+        let found = difference(vec![recipe.trainer("only", fault)]);
+        assert!(found.likely_cause.contains("comes out right when replayed"), "{}", found.likely_cause);
+        assert_eq!(Difference { ulp: 0, likely_cause: String::new(), ..found }, expected);
     }
 }
 
@@ -286,4 +136,70 @@ fn a_fault_of_the_first_run_itself_is_called_that() {
     assert_eq!((difference.step, difference.run, difference.elements_different), (2, 2, 0));
     let text = difference.to_string();
     assert!(text.contains("the first run on only does not come out the same again"), "{text}");
+}
+
+/// How many single bits are flipped, one a verification.
+const FLIPS: u32 = 1000;
+
+#[test]
+fn a_thousand_random_flips_are_each_found_where_they_are() {
+    let recipe = Recipe::new();
+    let specs = recipe.trainer("any", Fault::None).session.train.model.arena.specs.clone();
+    for flip in 0..FLIPS {
+        let below = |purpose: u32, limit: usize| random_u32(7, purpose, 0, flip) as usize % limit;
+        let (run, step) = (2 + below(0, RUNS as usize - 1) as u64, 1 + below(1, STEPS as usize) as u64);
+        let tensor = below(2, 3 * specs.len());
+        let element = below(3, specs[tensor % specs.len()].len());
+        let bit = below(4, 32) as u32;
+        let fault = Fault::State { step: (run - 1) * STEPS + step, tensor, element, bit };
+        let found = difference(vec![recipe.trainer("only", fault)]);
+        assert_eq!((found.step, found.run), (step, run), "flip {flip}");
+        assert_eq!((found.tensor, found.element), (tensor_name(&specs, tensor), element), "flip {flip}");
+        assert_eq!(found.elements_different, 1, "flip {flip}");
+    }
+}
+
+#[test]
+fn a_hundred_clean_runs_raise_no_alarm() {
+    let recipe = Recipe::new();
+    let mut trainers = [recipe.trainer("only", Fault::None)];
+    let found = verify(&mut trainers, 100, STEPS, |_, _, _| Ok(())).expect("every step can be taken");
+    assert_eq!(found.first_difference, None);
+}
+
+/// The last bit of epsilon is another in one LayerNorm of a program.
+fn with_another_epsilon(mut program: Program) -> Program {
+    let dispatches = program.recordings.iter_mut().flat_map(|recording| &mut recording.dispatches);
+    for dispatch in dispatches.filter(|dispatch| dispatch.kernel == Kernel::LayernormForward).skip(1).take(1)
+    {
+        let mut push = layernorm_forward::Push::from_bytes(&dispatch.push);
+        push.eps = f32::from_bits(push.eps.to_bits() + 100_000);
+        dispatch.push = push.to_bytes();
+    }
+    program
+}
+
+#[test]
+fn the_operation_that_differs_is_named() {
+    let recipe = Recipe::new();
+    let faulty = |recipe| -> Trainer {
+        let trainer: Trainer = Recipe::trainer(recipe, "faulty", Fault::None);
+        let session = Session::new(trainer.session.shape().clone(), trainer.traits, |train| {
+            Ok(Box::new(CpuExecutor::load(with_another_epsilon(train.program.clone()))?))
+        });
+        let load = Box::new(|program| -> hlx::error::Result<Box<dyn hlx::recording::Executor>> {
+            Ok(Box::new(CpuExecutor::load(with_another_epsilon(program))?))
+        });
+        Trainer { session: session.expect("it fits"), load, ..trainer }
+    };
+    let found = difference(vec![recipe.trainer("sound", Fault::None), faulty(&recipe)]);
+    assert_eq!((found.step, found.run), (1, 1));
+    let op = found.op.as_ref().expect("the replay finds it");
+    assert_eq!((op.kernel.as_str(), op.recording.as_str()), ("layernorm_forward", "micro.first"));
+    let sound = recipe.trainer("sound", Fault::None);
+    let dispatches = &sound.session.train.program.recordings[0].dispatches;
+    let norms = dispatches.iter().enumerate().filter(|(_, d)| d.kernel == Kernel::LayernormForward);
+    assert_eq!(op.dispatch, norms.map(|(place, _)| place).nth(1).expect("a block has two"));
+    assert!(found.details().contains("layernorm_forward, dispatch"), "{}", found.details());
+    assert!(found.likely_cause.contains("device or driver"), "{}", found.likely_cause);
 }

@@ -8,7 +8,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::report::say;
 
 /// The lock's name in a run's folder. The file stays when the run ends: were it removed, two later runs
 /// could each lock another file of the same name.
@@ -37,10 +36,10 @@ impl RunLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(refused(folder, &mut file)),
-            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => say(format_args!(
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => tracing::warn!(
                 "this file system has no locks: see that no other run writes into {}",
                 folder.display()
-            )),
+            ),
             Err(TryLockError::Error(error)) => return Err(cannot()(error)),
         }
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot())?;

@@ -13,7 +13,6 @@ use super::step_folder::Checkpoint;
 use super::storage::{Disk, Storage};
 use crate::config::{Preset, ResumeFrom, TrainConfig, TrainOptions};
 use crate::error::{Error, Result};
-use crate::report::say;
 
 /// Names the newest checkpoint.
 const LATEST: &str = "latest";
@@ -261,7 +260,7 @@ impl RunFolder {
         for folder in &candidates {
             match Checkpoint::load_from(self.storage(), folder) {
                 Ok(checkpoint) => return Ok(Some((folder.clone(), checkpoint))),
-                Err(error) => say(format_args!("passing over {}: {error}", folder.display())),
+                Err(error) => tracing::warn!("passing over {}: {error}", folder.display()),
             }
         }
         match (candidates.is_empty(), choice) {

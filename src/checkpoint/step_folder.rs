@@ -23,6 +23,15 @@ const STATE: &str = "state.json";
 /// The layout of a step folder; raised when an older hlx could not read it.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// One link of a run's chain of digests: each covers the one before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// From 1.
+    pub step: u64,
+    /// 64 hexadecimal digits.
+    pub digest: String,
+}
+
 /// Where a run stands: with the weights and moments, all that training needs to go on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
@@ -52,6 +61,9 @@ pub struct RunState {
     /// The lowest validation loss so far, and the step after which it was measured.
     pub best_val_loss: Option<f64>,
     pub best_step: Option<u64>,
+    /// The chain of digests, if `--digest-every` asked for one.
+    #[serde(default)]
+    pub chain: Vec<Link>,
 }
 
 /// Everything that a step folder holds.
@@ -152,7 +164,8 @@ fn parse_state(path: &Path, bytes: &[u8]) -> Result<RunState> {
     let version: Version = serde_json::from_slice(bytes).map_err(wrong)?;
     if version.format_version != FORMAT_VERSION {
         return Err(Error::Input(format!(
-            "{} has format version {}, and this hlx ({}) reads version {FORMAT_VERSION}: use the hlx that wrote it",
+            "{} has format version {}, and this hlx ({}) reads version {FORMAT_VERSION}: use the hlx that \
+             wrote it",
             path.display(),
             version.format_version,
             env!("CARGO_PKG_VERSION")

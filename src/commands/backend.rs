@@ -49,7 +49,7 @@ impl Backend {
             return Ok(Chosen { backend, why: Some("the best Vulkan GPU here".into()) });
         }
         let why = match &found {
-            Err(error) => format!("no Vulkan device ({error})"),
+            Err(error) => first_clause(&error.to_string()),
             Ok(all) => format!("no usable Vulkan GPU ({})", summarize(all)),
         };
         Ok(Chosen { backend: Backend::Cpu, why: Some(why) })
@@ -120,6 +120,11 @@ impl Backend {
         budget.is_none_or(|budget| total <= budget)
             && self.largest_buffer_bytes().is_none_or(|limit| largest <= limit)
     }
+}
+
+/// What is wrong, without what to do about it: here nothing needs to be done.
+fn first_clause(message: &str) -> String {
+    message.split(':').next().unwrap_or_default().to_owned()
 }
 
 fn summarize(all: &[DeviceInfo]) -> String {

@@ -7,6 +7,7 @@ mod eval;
 mod generate;
 mod train;
 mod verify;
+mod verify_checkpoint;
 
 use std::io::Write;
 

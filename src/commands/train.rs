@@ -140,8 +140,8 @@ impl Origin {
             && checkpoint.state.corpus_hash != hash_tokens(&data.train)
         {
             return Err(Error::Input(format!(
-                "{} is not the text that this run was trained on (or --val-fraction differs): give that text, \
-                 or start a new run from its weights with --init-from",
+                "{} is not the text that this run was trained on (or --val-fraction differs): give that \
+                 text, or start a new run from its weights with --init-from",
                 data.name
             )));
         }

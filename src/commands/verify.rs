@@ -1,34 +1,41 @@
 //! `hlx verify`: proof that training gives the same bits, run after run and device after device.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::backend::{self, Backend};
-use super::{print, print_json};
+use super::{print, print_json, verify_checkpoint};
 use crate::cli::VerifyArgs;
-use crate::config::TrainConfig;
+use crate::config::{TrainConfig, TrainOptions};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::train::init::{initial_parameters, initial_state};
 use crate::train::program::{StepShape, TrainProgram};
-use crate::train::run::{feed, schedule, step_shape, total_steps};
+use crate::train::run::{feed, hash_tokens, schedule, step_shape, total_steps};
 use crate::train::session::{Session, TrainState};
-use crate::train::verify::{Trainer, Verification, verify};
+use crate::train::verify::{Header, Recorded, RecordedDifference, Trainer, Verification, verify};
 
 /// Digits of a digest that a line shows; JSON has them all.
 const SHOWN: usize = 16;
 
 pub fn run(args: &VerifyArgs) -> Result<()> {
-    let config = TrainConfig::resolve(args.train_options(), None)?;
+    if let Some(folder) = &args.checkpoint {
+        return verify_checkpoint::run(args, folder);
+    }
+    let against = args.against.as_deref().map(|path| Recorded::load("--against", path)).transpose()?;
+    let config = TrainConfig::resolve(options(args, against.as_ref())?, None)?;
     let data = Dataset::load(&config, None)?;
     let model = config.model_config(data.tokenizer.vocab_size());
     let initial = initial_state(initial_parameters(&model, config.seed));
     let mut trainers = Vec::new();
+    let mut backends = Vec::new();
     for choice in args.devices() {
-        let chosen = Backend::open(&choice)?;
-        trainers.push(trainer(&chosen.backend, &config, &data, &initial)?);
+        let backend = Backend::open(&choice)?.backend;
+        trainers.push(trainer(&backend, &config, &data, &initial)?);
+        backends.push(backend);
     }
-    let devices: Vec<String> = trainers.iter().map(|trainer| trainer.device.clone()).collect();
-    let found = verify(&mut trainers, args.runs, args.steps, |trainer, run, record| {
+    let runs = args.runs.unwrap_or(if against.is_some() { 1 } else { 3 });
+    let steps = total_steps(&config, &feed(&config, &data)?);
+    let found = verify(&mut trainers, runs, steps, |trainer, run, record| {
         if args.json {
             return Ok(());
         }
@@ -36,10 +43,47 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         let (step, loss) = (record.state.step, record.loss);
         print(&format!("{} run {run}  step {step}  loss {loss:.6}  digest {digest}\n", trainer.device))
     })?;
-    report(args, &devices, &found)
+    let header = header(&backends[0], &config, &data);
+    let recorded = Recorded::new(header, &found.records, &trainers[0].session.train.model.arena.specs);
+    if let Some(path) = &args.save {
+        recorded.save(path)?;
+    }
+    let elsewhere = against.and_then(|against| against.first_difference(&recorded));
+    let devices = trainers.iter().map(|trainer| trainer.device.clone()).collect();
+    Report { runs, steps, devices, found, elsewhere }.show(args)
 }
 
-fn trainer<'a>(
+/// Flags win over `--config`, that over `--against`, that over the defaults.
+fn options(args: &VerifyArgs, against: Option<&Recorded>) -> Result<TrainOptions> {
+    let file = args.config.as_deref().map(|path| TrainOptions::load("--config", path)).transpose()?;
+    // How long a run is meant to train, and how it is validated, is no matter of a verification.
+    let file = TrainOptions {
+        epochs: None,
+        steps: None,
+        val_fraction: None,
+        val_corpus: None,
+        ..file.unwrap_or_default()
+    };
+    if let Some(folder) = &file.init_from {
+        return Err(Error::Usage(format!(
+            "--config: a verification starts from fresh weights, not from init-from {}: leave init-from out",
+            folder.display()
+        )));
+    }
+    let recorded = against.map(|against| against.header.options.clone()).unwrap_or_default();
+    let defaults = if against.is_some() { TrainOptions::default() } else { VerifyArgs::defaults() };
+    Ok(args.train_options().over(file).over(recorded).over(defaults))
+}
+
+/// Where and with what the chain is made. Paths, which mean nothing elsewhere, are left out.
+fn header(backend: &Backend, config: &TrainConfig, data: &Dataset) -> Header {
+    let options = TrainOptions { corpus: None, device: None, out: None, ..config.to_options() };
+    let corpus = hash_tokens(&data.train);
+    Header::new(&backend.name(), &backend.driver(), config.precision, &corpus, options)
+}
+
+/// A trainer of `config` on a device.
+pub fn trainer<'a>(
     backend: &Backend,
     config: &TrainConfig,
     data: &'a Dataset,
@@ -51,6 +95,7 @@ fn trainer<'a>(
     let program = |batch_size| TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, traits).program;
     let plan = backend::plan(backend, &shape.model, config.batch_size, "", program)?;
     tracing::info!("{plan}");
+    let backend = backend.clone();
     Ok(Trainer {
         device: backend.name(),
         session: Session::new(shape, traits, |train| backend.load(train.program.clone()))?,
@@ -58,32 +103,58 @@ fn trainer<'a>(
         feed,
         weight_decay: config.weight_decay,
         initial,
+        traits,
+        load: Box::new(move |program| backend.load(program)),
     })
 }
 
-fn report(args: &VerifyArgs, devices: &[String], found: &Verification) -> Result<()> {
-    let identical = found.first_difference.is_none();
-    if args.json {
-        print_json(&json!({
-            "identical": identical,
-            "runs": args.runs,
-            "steps": args.steps,
-            "digest": found.digest,
-            "devices": devices,
-            "first_difference": found.first_difference,
-        }))?;
-    }
-    if let Some(difference) = &found.first_difference {
-        return Err(Error::Mismatch(format!("not identical: {difference}")));
-    }
-    if !args.json {
+/// What is told at the end.
+struct Report {
+    runs: u64,
+    steps: u64,
+    devices: Vec<String>,
+    found: Verification,
+    /// Where the first run differs from the file of `--against`.
+    elsewhere: Option<RecordedDifference>,
+}
+
+impl Report {
+    fn show(&self, args: &VerifyArgs) -> Result<()> {
+        let here = &self.found.first_difference;
+        if args.json {
+            print_json(&self.json())?;
+        } else if let Some(difference) = here {
+            print(&format!("{difference}\n{}", difference.details()))?;
+        }
+        if let Some(difference) = here {
+            return Err(Error::Mismatch(format!("not identical: {difference}")));
+        }
+        if let (Some(difference), Some(path)) = (&self.elsewhere, &args.against) {
+            return Err(Error::Mismatch(format!("not identical with {}: {difference}", path.display())));
+        }
+        if args.json {
+            return Ok(());
+        }
+        let file = args.against.as_ref().map_or(String::new(), |path| format!(" and in {}", path.display()));
         print(&format!(
-            "identical: {} runs of {} steps on {}, every weight, moment and loss; digest {}\n",
-            args.runs,
-            args.steps,
-            devices.join(" and "),
-            found.digest
-        ))?;
+            "identical: {} runs of {} steps on {}{file}, every weight, moment and loss; digest {}\n",
+            self.runs,
+            self.steps,
+            self.devices.join(" and "),
+            self.found.digest
+        ))
     }
-    Ok(())
+
+    fn json(&self) -> Value {
+        let here = self.found.first_difference.as_ref().map(|difference| json!(difference));
+        let difference = here.or_else(|| self.elsewhere.as_ref().map(|difference| json!(difference)));
+        json!({
+            "identical": difference.is_none(),
+            "runs": self.runs,
+            "steps": self.steps,
+            "digest": self.found.digest,
+            "devices": self.devices,
+            "first_difference": difference,
+        })
+    }
 }

@@ -71,7 +71,8 @@ impl ModelConfig {
         if self.d_head() > MAX_D_HEAD {
             let enough = (n_head..=d_model).find(|&n| d_model.is_multiple_of(n) && d_model / n <= MAX_D_HEAD);
             return usage(format!(
-                "--d-model {d_model} with --n-head {n_head} makes heads {} wide, more than {MAX_D_HEAD}: use --n-head {}",
+                "--d-model {d_model} with --n-head {n_head} makes heads {} wide, more than {MAX_D_HEAD}: use \
+                 --n-head {}",
                 self.d_head(),
                 enough.unwrap_or(d_model)
             ));

@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct TrainOptions {
-    /// Text to learn: .txt is one stream of characters, .jsonl one example a line under "text" [default: a small text built into hlx]
+    /// Text to learn: .txt is one stream of characters, .jsonl one example a line under "text" [default: a
+    /// small text built into hlx]
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub corpus: Option<PathBuf>,
     /// Part of the corpus, from its end, kept for validation; 0 for none [default: 0.1]
@@ -106,6 +107,10 @@ pub struct TrainOptions {
     /// How many of the newest checkpoints to keep, beside the best; 0 for all [default: 3]
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub keep_last: Option<usize>,
+    /// Steps between links of a chain of digests kept with the run, which `hlx verify --checkpoint`
+    /// retraces; 0 for none [default: 0]
+    #[arg(long, value_name = "STEPS", help_heading = "Run")]
+    pub digest_every: Option<u64>,
     /// Folder of the run [default: checkpoints/CORPUS-MODEL, numbered if it is taken]
     #[arg(long, value_name = "DIR", help_heading = "Run")]
     pub out: Option<PathBuf>,
@@ -156,7 +161,7 @@ impl TrainOptions {
             model n_layer d_model n_head d_ff context dropout init_from
             epochs steps batch_size grad_accum lr min_lr warmup_steps weight_decay beta1 beta2 eps
             grad_clip seed precision device
-            eval_every checkpoint_every checkpoint_every_steps keep_last out
+            eval_every checkpoint_every checkpoint_every_steps keep_last digest_every out
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct TrainConfig {
     pub checkpoint_every: CheckpointEvery,
     /// 0: all.
     pub keep_last: usize,
+    /// Steps between links of the chain of digests; 0: none.
+    pub digest_every: u64,
     /// `None`: named after the corpus and the model.
     pub out: Option<PathBuf>,
 }
@@ -108,6 +110,7 @@ impl TrainConfig {
                 (epochs, None) => CheckpointEvery::Epochs(epochs.unwrap_or(10)),
             },
             keep_last: o.keep_last.unwrap_or(3),
+            digest_every: o.digest_every.unwrap_or(0),
             out: o.out,
         };
         config.validate()?;
@@ -216,6 +219,7 @@ impl TrainConfig {
             checkpoint_every,
             checkpoint_every_steps,
             keep_last: Some(c.keep_last),
+            digest_every: Some(c.digest_every),
             out: c.out,
         }
     }
@@ -241,6 +245,7 @@ impl TrainConfig {
             checkpoint_every: None,
             checkpoint_every_steps: None,
             keep_last: None,
+            digest_every: None,
             out: None,
             init_from: None,
             model: None,

@@ -234,7 +234,8 @@ fn allocate(spec: &BufferSpec) -> Result<Vec<u32>> {
     words.try_reserve_exact(spec.words).map_err(|_| {
         let bytes = spec.words as u64 * 4;
         Error::Device(format!(
-            "the CPU has no memory for {} of {bytes} bytes: lower --batch-size, --context or the model's size",
+            "the CPU has no memory for {} of {bytes} bytes: lower --batch-size, --context or the model's \
+             size",
             spec.name
         ))
     })?;

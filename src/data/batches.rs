@@ -1,4 +1,4 @@
-//! Cuts token ids into windows: for training in an order drawn from the seed, for evaluation each position once.
+//! Cuts token ids into windows: to train on in an order drawn from the seed, to evaluate each position once.
 //!
 //! T is the context: a window has T inputs, and as targets the T tokens one further on.
 
@@ -132,7 +132,8 @@ impl EvaluationWindows {
     pub fn new(length: usize, context: usize, what: &str) -> Result<EvaluationWindows> {
         if length < 2 {
             return Err(Error::Input(format!(
-                "{what} has {length} tokens to evaluate on, too few to predict one from another: give a longer text"
+                "{what} has {length} tokens to evaluate on, too few to predict one from another: give a \
+                 longer text"
             )));
         }
         Ok(EvaluationWindows { length, context })
@@ -150,7 +151,8 @@ impl EvaluationWindows {
 
     /// Fills a batch with windows from number `first` on, and returns how many targets count.
     ///
-    /// `inputs` and `targets` are [windows, T]. Past the end of the text, inputs are 0 and targets [`IGNORE`].
+    /// `inputs` and `targets` are [windows, T]. Past the end of the text, inputs are 0 and targets
+    /// [`IGNORE`].
     pub fn fill(&self, tokens: &[u32], first: usize, inputs: &mut [u32], targets: &mut [u32]) -> usize {
         assert_eq!(tokens.len(), self.length, "these are not the tokens that the windows were made for");
         assert_eq!(inputs.len(), targets.len());

@@ -52,7 +52,8 @@ fn decode(name: &str, bytes: Vec<u8>) -> Result<String> {
         let bytes = error.as_bytes();
         let line = 1 + bytes[..offset].iter().filter(|&&b| b == b'\n').count();
         Error::Input(format!(
-            "{name} is not UTF-8 text: byte 0x{:02X} at offset {offset}, in line {line}: convert the file to UTF-8",
+            "{name} is not UTF-8 text: byte 0x{:02X} at offset {offset}, in line {line}: convert the file to \
+             UTF-8",
             bytes[offset]
         ))
     })?;

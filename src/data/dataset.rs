@@ -34,7 +34,8 @@ impl Dataset {
         };
         if config.val_fraction > 0.0 && validation.len() < 2 {
             return Err(Error::Input(format!(
-                "{}: --val-fraction {} of {} tokens leaves none to validate on: give a longer text or --val-fraction 0",
+                "{}: --val-fraction {} of {} tokens leaves none to validate on: give a longer text or \
+                 --val-fraction 0",
                 corpus.name,
                 config.val_fraction,
                 train.len() + validation.len()

@@ -82,8 +82,8 @@ impl Tokenizer {
         let position = before.chars().count() + 1;
         let line = before.matches('\n').count() + 1;
         Error::Input(format!(
-            "{what}: {character:?} (U+{:04X}), character {position} of the text (line {line}), is not among the {} \
-             characters that the model knows: leave it out, or train on a corpus that has it",
+            "{what}: {character:?} (U+{:04X}), character {position} of the text (line {line}), is not among \
+             the {} characters that the model knows: leave it out, or train on a corpus that has it",
             character as u32,
             self.characters.len(),
         ))

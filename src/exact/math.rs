@@ -138,7 +138,8 @@ pub fn exp(x: Real) -> Real {
 
 const SQRT_HALF_BITS: u32 = 0x3f35_04f3;
 
-// (log(1 + f) - f + f^2/2) / f^3 for sqrt(1/2) <= 1 + f < sqrt(2), with least largest relative error in log: 7e-9.
+// (log(1 + f) - f + f^2/2) / f^3 for sqrt(1/2) <= 1 + f < sqrt(2), with least largest relative
+// error in log: 7e-9.
 const LOG_0: Real = Real::from_bits(0x3eaa_aaaa);
 const LOG_1: Real = Real::from_bits(0xbe80_0113);
 const LOG_2: Real = Real::from_bits(0x3e4c_d005);

@@ -48,7 +48,8 @@ pub const fn elements_per_task() -> usize {
 }
 
 /// Runs a block compiled for the widest vectors this processor has; the block lists the variables it uses
-/// and their types. Widths never change a result: each element's own operations and their order stay as written.
+/// and their types. Widths never change a result: each element's own operations and their order stay as
+/// written.
 ///
 /// Not a closure, because only a method can be made to be inlined always, and what is not inlined into the
 /// code for wide vectors is compiled for narrow ones.

@@ -1,4 +1,4 @@
-//! The sum of a long array, or of its squares: rows of 4,096 elements, their sums again in rows, until one is left.
+//! The sum of a long array, or of its squares: rows of 4,096 elements, then rows of their sums, down to one.
 
 use rayon::prelude::*;
 

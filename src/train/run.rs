@@ -10,12 +10,13 @@ use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::model::parameters::ModelState;
 use crate::report::{MetricsFile, Progress, StepMetrics, StepReport};
-use crate::train::digest::{digest, tensor_name};
+use crate::train::digest::{StateDigest, digest, tensor_name};
 use crate::train::evaluate::evaluate;
 use crate::train::feed::Feed;
 use crate::train::program::StepShape;
 use crate::train::schedule::Schedule;
 use crate::train::session::{Session, StepRates, StepResult, TrainState};
+use crate::train::verify::{Chain, StepRecord};
 
 /// What the loop needs to know.
 pub struct Setup<'a> {
@@ -98,6 +99,7 @@ pub struct Run<'a> {
     metrics: MetricsFile,
     progress: Progress,
     corpus_hash: String,
+    chain: Chain,
     clock: Clock,
     /// The newest step that has finished, with its time in seconds.
     unreported: Option<(StepResult, f64)>,
@@ -147,6 +149,7 @@ impl<'a> Run<'a> {
             schedule: schedule(setup.config, total),
             progress: Progress::new(setup.start.step, total),
             corpus_hash: hash_tokens(&setup.data.train),
+            chain: Chain { links: setup.resumed.map_or(vec![], |state| state.chain.clone()) },
             clock: Clock { last: Instant::now(), steps: 0, seconds: 0.0 },
             unreported: None,
             train_loss: f64::NAN,
@@ -178,11 +181,16 @@ impl<'a> Run<'a> {
             let last = step == self.schedule.total_steps;
             let stop = self.setup.interrupt.requested() && !last;
             let save = last || stop || self.is_save_due(step);
-            if !save && !self.is_evaluation_due(step) {
+            let measure = self.is_evaluation_due(step) || (save && !stop);
+            let digest = is_due(self.setup.config.digest_every, step);
+            if !save && !measure && !digest {
                 continue;
             }
             // A user who stops the run waits: what can be measured later is left out.
-            self.catch_up(!stop)?;
+            let last_step = self.catch_up(measure && !stop)?;
+            if digest {
+                self.add_link(last_step)?;
+            }
             let saved = if save { Some(self.save()?) } else { None };
             self.clock.resume();
             match saved {
@@ -215,7 +223,7 @@ impl<'a> Run<'a> {
 
     /// Waits for the steps in flight and reports them, the last with the validation loss, if one is
     /// to be measured and there is text to measure it on.
-    fn catch_up(&mut self, measure: bool) -> Result<()> {
+    fn catch_up(&mut self, measure: bool) -> Result<StepResult> {
         let results = self.session.drain()?;
         if !results.is_empty() {
             let seconds = self.clock.steps(results.len() as u64);
@@ -223,7 +231,16 @@ impl<'a> Run<'a> {
         }
         let (last, seconds) = self.unreported.take().expect("a step was submitted");
         self.val_loss = if measure { self.measure()? } else { None };
-        self.report(last, self.val_loss, seconds)
+        self.report(last, self.val_loss, seconds)?;
+        Ok(last)
+    }
+
+    /// Adds the state after the last step to the chain of digests.
+    fn add_link(&mut self, last: StepResult) -> Result<()> {
+        let state = StateDigest::of(&self.session.state()?);
+        let record = StepRecord { loss: last.loss, grad_norm: last.grad_norm, state };
+        self.chain.add(&record, &self.session.train.model.arena.specs);
+        Ok(())
     }
 
     fn measure(&mut self) -> Result<Option<f64>> {
@@ -264,8 +281,7 @@ impl<'a> Run<'a> {
     }
 
     fn is_evaluation_due(&self, step: u64) -> bool {
-        let every = self.setup.config.eval_every;
-        every > 0 && step.is_multiple_of(every) && !self.setup.data.validation.is_empty()
+        is_due(self.setup.config.eval_every, step) && !self.setup.data.validation.is_empty()
     }
 
     fn is_save_due(&self, step: u64) -> bool {
@@ -322,6 +338,7 @@ impl<'a> Run<'a> {
             val_loss: self.val_loss,
             best_val_loss: self.best.map(|(loss, _)| loss),
             best_step: self.best.map(|(_, step)| step),
+            chain: self.chain.links.clone(),
         })
     }
 
@@ -346,6 +363,11 @@ impl<'a> Run<'a> {
             params: state.params,
         }
     }
+}
+
+/// True after every `every` steps; never for 0.
+fn is_due(every: u64, step: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
 }
 
 /// What a save leaves for the end of the run.

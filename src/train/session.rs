@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::data::batches::sort_positions;
 use crate::error::{Error, Result};
 use crate::ops::adam::schedule_words;
-use crate::recording::{Executor, Ticket, Traits};
+use crate::recording::{BufferId, Executor, RecordingId, Ticket, Traits};
 use crate::train::program::{Micro, StepShape, TrainProgram};
 
 /// Parameters and moments on the host, each in the canonical order of parameters.
@@ -39,6 +39,13 @@ pub struct StepRates {
     pub weight_decay: f64,
 }
 
+/// One submit of a step: a recording and the whole content of each upload buffer that it reads.
+#[derive(Clone, Debug)]
+pub struct Submit {
+    pub recording: RecordingId,
+    pub uploads: Vec<(BufferId, Vec<u32>)>,
+}
+
 /// What a finished step reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepResult {
@@ -58,8 +65,6 @@ pub struct Session {
     /// Updates submitted so far.
     step: u64,
     in_flight: VecDeque<(u64, Ticket)>,
-    order: Vec<u32>,
-    starts: Vec<u32>,
 }
 
 /// How many steps the host may be ahead of the device.
@@ -74,17 +79,7 @@ impl Session {
     ) -> Result<Session> {
         let train = TrainProgram::new(&shape, traits);
         let executor = load(&train)?;
-        let positions = train.model.positions();
-        let starts = vec![0; shape.model.vocab_size + 1];
-        Ok(Session {
-            shape,
-            train,
-            executor,
-            step: 0,
-            in_flight: VecDeque::new(),
-            order: vec![0; positions],
-            starts,
-        })
+        Ok(Session { shape, train, executor, step: 0, in_flight: VecDeque::new() })
     }
 
     /// Updates submitted so far.
@@ -123,15 +118,14 @@ impl Session {
     /// device has finished meanwhile, at most [`STEPS_AHEAD`] steps back.
     pub fn step_ahead(&mut self, micros: &[MicroBatch], rates: StepRates) -> Result<Option<StepResult>> {
         assert_eq!(micros.len(), self.shape.grad_accum, "a step has grad_accum micro-batches");
-        for (k, micro) in micros.iter().enumerate() {
-            let number = self.step * self.shape.grad_accum as u64 + k as u64;
-            self.submit_micro(k > 0, number, micro)?;
+        let mut ticket = None;
+        for submit in self.submits(self.step, micros, rates) {
+            let uploads: Vec<_> =
+                submit.uploads.iter().map(|(buffer, words)| (*buffer, &words[..])).collect();
+            ticket = Some(self.executor.submit(submit.recording, &uploads)?);
         }
+        let ticket = ticket.expect("a step ends in its update");
         self.step += 1;
-        let words =
-            schedule_words(self.step, rates.lr, self.shape.beta1, self.shape.beta2, rates.weight_decay);
-        let update = &self.train.update;
-        let ticket = self.executor.submit(update.recording, &[(update.schedule.buffer, &words)])?;
         self.in_flight.push_back((self.step, ticket));
         let ahead = if self.executor.is_synchronous() { 0 } else { STEPS_AHEAD };
         if self.in_flight.len() > ahead { self.oldest() } else { Ok(None) }
@@ -173,22 +167,41 @@ impl Session {
         Ok(bytemuck::cast_slice(&words).to_vec())
     }
 
-    fn submit_micro(&mut self, further: bool, number: u64, micro: &MicroBatch) -> Result<()> {
+    /// What the step after `step` steps submits: its micro-batches, then the update.
+    pub fn submits(&self, step: u64, micros: &[MicroBatch], rates: StepRates) -> Vec<Submit> {
+        let first = step * self.shape.grad_accum as u64;
+        let mut submits: Vec<Submit> = micros
+            .iter()
+            .zip(first..)
+            .map(|(micro, number)| self.micro(number > first, number, micro))
+            .collect();
+        let StepShape { beta1, beta2, .. } = self.shape;
+        let words = schedule_words(step + 1, rates.lr, beta1, beta2, rates.weight_decay);
+        let update = &self.train.update;
+        submits.push(Submit {
+            recording: update.recording,
+            uploads: vec![(update.schedule.buffer, words.to_vec())],
+        });
+        submits
+    }
+
+    /// `number` counts micro-batches since the start of training: dropout draws by it.
+    fn micro(&self, further: bool, number: u64, micro: &MicroBatch) -> Submit {
         let Micro { recording, inputs, sorted } = match (further, &self.train.next) {
             (true, Some(next)) => next,
             _ => &self.train.first,
         };
-        sort_positions(&micro.tokens, self.shape.model.vocab_size, &mut self.order, &mut self.starts);
-        let step_number = [number as u32, (number >> 32) as u32];
-        let uploads = [
-            (inputs.tokens.buffer, &micro.tokens[..]),
-            (inputs.targets.buffer, &micro.targets[..]),
-            (inputs.step_number.buffer, &step_number[..]),
-            (sorted.order.buffer, &self.order[..]),
-            (sorted.starts.buffer, &self.starts[..]),
+        let vocab_size = self.shape.model.vocab_size;
+        let (mut order, mut starts) = (vec![0; micro.tokens.len()], vec![0; vocab_size + 1]);
+        sort_positions(&micro.tokens, vocab_size, &mut order, &mut starts);
+        let uploads = vec![
+            (inputs.tokens.buffer, micro.tokens.clone()),
+            (inputs.targets.buffer, micro.targets.clone()),
+            (inputs.step_number.buffer, vec![number as u32, (number >> 32) as u32]),
+            (sorted.order.buffer, order),
+            (sorted.starts.buffer, starts),
         ];
-        self.executor.submit(*recording, &uploads)?;
-        Ok(())
+        Submit { recording: *recording, uploads }
     }
 
     fn oldest(&mut self) -> Result<Option<StepResult>> {

@@ -47,7 +47,8 @@ fn check_total(program: &Program, device: &DeviceInfo) -> Result<()> {
 
 fn too_large(device: &DeviceInfo, buffer: &str, bytes: u64, limit: u64, verb: &str) -> Error {
     Error::Device(format!(
-        "buffer {buffer} of {} is larger than the {} that {} can {verb} at once: lower --batch-size or --context",
+        "buffer {buffer} of {} is larger than the {} that {} can {verb} at once: lower --batch-size or \
+         --context",
         readable_bytes(bytes),
         readable_bytes(limit),
         device.name

@@ -80,8 +80,8 @@ fn load() -> Result<ash::Entry> {
     entry.map_err(|_| {
         Error::NoDevice(
             "there is no Vulkan on this machine: install your graphics card's driver, or for software Vulkan \
-             Mesa's (Debian and Ubuntu: apt install libvulkan1 mesa-vulkan-drivers; macOS: brew install molten-vk \
-             vulkan-loader), or use --device cpu"
+             Mesa's (Debian and Ubuntu: apt install libvulkan1 mesa-vulkan-drivers; macOS: brew install \
+             molten-vk vulkan-loader), or use --device cpu"
                 .to_owned(),
         )
     })
@@ -93,8 +93,8 @@ fn require_version(entry: &ash::Entry) -> Result<()> {
         .unwrap_or(vk::API_VERSION_1_0);
     if version < vk::API_VERSION_1_2 {
         return Err(Error::NoDevice(format!(
-            "the Vulkan loader is version {}.{}, and 1.2 is needed: update the graphics driver or the loader, or \
-             use --device cpu",
+            "the Vulkan loader is version {}.{}, and 1.2 is needed: update the graphics driver or the \
+             loader, or use --device cpu",
             vk::api_version_major(version),
             vk::api_version_minor(version)
         )));
@@ -161,8 +161,8 @@ fn create(entry: &ash::Entry, switch: Option<Switch>, messages: &Arc<Messages>) 
 /// The loader is there, but no driver behind it.
 pub(super) fn no_driver() -> Error {
     Error::NoDevice(
-        "there is no Vulkan driver on this machine: install your graphics card's driver, or Mesa's software Vulkan \
-         (Debian and Ubuntu: apt install mesa-vulkan-drivers), or use --device cpu"
+        "there is no Vulkan driver on this machine: install your graphics card's driver, or Mesa's software \
+         Vulkan (Debian and Ubuntu: apt install mesa-vulkan-drivers), or use --device cpu"
             .to_owned(),
     )
 }

@@ -1,4 +1,4 @@
-//! The Khronos validation layer: switched on with synchronization validation, its messages counted and logged.
+//! The Khronos validation layer: switched on with synchronization checks, its messages counted and logged.
 //!
 //! What the layer takes from the environment only is set in `.cargo/config.toml`: setting it here would race
 //! with whatever reads the environment outside Rust.
@@ -64,8 +64,9 @@ pub(super) fn find_layer(entry: &ash::Entry) -> Result<Switch> {
         unsafe { entry.enumerate_instance_layer_properties() }.map_err(failed("list the Vulkan layers"))?;
     if !layers.iter().any(|layer| layer.layer_name_as_c_str() == Ok(LAYER)) {
         return Err(Error::Input(
-            "validation was asked for, but the Vulkan validation layer is not installed: install it (Debian and \
-             Ubuntu: apt install vulkan-validationlayers; elsewhere: the Vulkan SDK) or unset HLX_VALIDATION"
+            "validation was asked for, but the Vulkan validation layer is not installed: install it (Debian \
+             and Ubuntu: apt install vulkan-validationlayers; elsewhere: the Vulkan SDK) or unset \
+             HLX_VALIDATION"
                 .to_owned(),
         ));
     }
@@ -78,8 +79,8 @@ pub(super) fn find_layer(entry: &ash::Entry) -> Result<Switch> {
         Ok(Switch::ValidationFeatures)
     } else {
         Err(Error::Input(
-            "the installed Vulkan validation layer is too old to check synchronization: install version 1.2.135 or \
-             later"
+            "the installed Vulkan validation layer is too old to check synchronization: install version \
+             1.2.135 or later"
                 .to_owned(),
         ))
     }

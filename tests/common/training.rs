@@ -110,6 +110,7 @@ pub fn checkpoint(shape: &ModelConfig, step: u64) -> Checkpoint {
             val_loss: Some(2.25),
             best_val_loss: Some(2.0),
             best_step: Some(step),
+            chain: vec![],
         },
     }
 }

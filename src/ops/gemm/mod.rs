@@ -60,7 +60,8 @@ pub enum Pass {
 /// C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n]), for every batch.
 ///
 /// Batch `z` is inner batch `z % batch_inner` of outer batch `z / batch_inner`. Outer is the coarser one: C's
-/// inner batches lie inside an outer batch, one after the other or side by side in the rows, as attention heads do.
+/// inner batches lie inside an outer batch, one after the other or side by side in the rows, as attention
+/// heads do.
 #[derive(Clone, Copy, Debug)]
 pub struct Gemm {
     pub pass: Pass,

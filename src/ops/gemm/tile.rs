@@ -21,7 +21,8 @@ pub const fn tile_rows<S: Simd>() -> usize {
 /// Packed B: for each term, the tile's columns.
 pub type Columns<S> = [<S as Simd>::f32s; VECTORS];
 
-/// The sums over one block of at most [`K_BLOCK`](crate::exact::K_BLOCK) terms, from +0, ascending. `a(p)` gives term p of the tile's rows.
+/// The sums over one block of at most [`K_BLOCK`](crate::exact::K_BLOCK) terms, from +0, ascending. `a(p)`
+/// gives term p of the tile's rows.
 ///
 /// A product is rounded before it is added: never `mul_add`.
 #[inline(always)]

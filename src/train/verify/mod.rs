@@ -1,0 +1,190 @@
+//! Trains the same steps again and again and compares every weight, moment and loss bit for bit.
+//!
+//! Of a step only its hashes are kept, one a tensor. Where two differ, the reference is trained again
+//! up to that step, the two states are compared element by element, and the step is replayed on both
+//! devices operation by operation.
+
+mod chain;
+mod difference;
+mod recorded;
+mod replay;
+
+pub use chain::Chain;
+pub use difference::{Difference, Op, Value, compare};
+pub use recorded::{FORMAT_VERSION, Header, Recorded, RecordedDifference};
+
+use crate::error::Result;
+use crate::recording::{Executor, Program, Traits};
+use crate::train::digest::{StateDigest, tensor_name};
+use crate::train::feed::Feed;
+use crate::train::schedule::Schedule;
+use crate::train::session::{Session, StepRates, Submit, TrainState};
+
+/// What one step left.
+#[derive(Clone, Debug)]
+pub struct StepRecord {
+    pub loss: f32,
+    /// Before clipping.
+    pub grad_norm: f32,
+    pub state: StateDigest,
+}
+
+impl StepRecord {
+    /// True if every bit is the same: floats are not compared as numbers, because -0 equals 0.
+    pub fn has_bits_of(&self, other: &StepRecord) -> bool {
+        self.loss.to_bits() == other.loss.to_bits()
+            && self.grad_norm.to_bits() == other.grad_norm.to_bits()
+            && self.state == other.state
+    }
+}
+
+/// Takes the memory of a program on one device.
+pub type Load = Box<dyn Fn(Program) -> Result<Box<dyn Executor>>>;
+
+/// A device and what it trains.
+pub struct Trainer<'a> {
+    pub device: String,
+    pub session: Session,
+    pub feed: Feed<'a>,
+    pub schedule: Schedule,
+    pub weight_decay: f64,
+    /// The state before the first step, the same for every trainer.
+    pub initial: &'a TrainState,
+    /// The device's traits and how it loads further programs, to replay a step on it.
+    pub traits: Traits,
+    pub load: Load,
+}
+
+impl Trainer<'_> {
+    /// Goes back to before the first step.
+    pub fn restart(&mut self) -> Result<()> {
+        self.session.load_state(self.initial)
+    }
+
+    /// Takes one step.
+    pub fn step(&mut self) -> Result<StepRecord> {
+        let step = self.session.step();
+        let rates = self.rates(step);
+        let result = self.session.step_now(self.feed.micro_batches(step), rates)?;
+        let state = StateDigest::of(&self.session.state()?);
+        Ok(StepRecord { loss: result.loss, grad_norm: result.grad_norm, state })
+    }
+
+    fn rates(&self, step: u64) -> StepRates {
+        StepRates { lr: self.schedule.lr(step), weight_decay: self.weight_decay }
+    }
+
+    /// What the step after `step` steps submits.
+    fn submits(&mut self, step: u64) -> Vec<Submit> {
+        let rates = self.rates(step);
+        self.session.submits(step, self.feed.micro_batches(step), rates)
+    }
+
+    /// The state after `step` steps, trained anew.
+    fn state_after(&mut self, step: u64) -> Result<TrainState> {
+        self.restart()?;
+        while self.session.step() < step {
+            self.step()?;
+        }
+        self.session.state()
+    }
+
+    /// The digest over the whole state of a record.
+    pub fn digest(&self, record: &StepRecord) -> String {
+        record.state.whole(&self.session.train.model.arena.specs)
+    }
+
+    /// The name of a tensor of its states.
+    pub fn tensor_name(&self, index: usize) -> String {
+        tensor_name(&self.session.train.model.arena.specs, index)
+    }
+}
+
+/// What a verification found.
+#[derive(Clone, Debug)]
+pub struct Verification {
+    /// The first run's digest after its last step.
+    pub digest: String,
+    /// The first run's steps.
+    pub records: Vec<StepRecord>,
+    pub first_difference: Option<Difference>,
+}
+
+/// Trains `steps` steps `runs` times on each trainer, and compares with the first run on the first,
+/// until a difference is found. `each` sees every step as it is done: trainer, run from 1, record.
+pub fn verify(
+    trainers: &mut [Trainer],
+    runs: u64,
+    steps: u64,
+    mut each: impl FnMut(&Trainer, u64, &StepRecord) -> Result<()>,
+) -> Result<Verification> {
+    let mut records: Vec<StepRecord> = Vec::new();
+    let mut first_difference = None;
+    'all: for index in 0..trainers.len() {
+        for run in 1..=runs {
+            let trainer = &mut trainers[index];
+            trainer.restart()?;
+            for step in 0..steps as usize {
+                let record = trainer.step()?;
+                each(trainer, run, &record)?;
+                if index == 0 && run == 1 {
+                    records.push(record);
+                } else if !record.has_bits_of(&records[step]) {
+                    first_difference = Some(examine(trainers, index, run, &records[step], &record)?);
+                    break 'all;
+                }
+            }
+        }
+    }
+    let digest = trainers[0].digest(records.last().expect("at least one step"));
+    Ok(Verification { digest, records, first_difference })
+}
+
+/// Finds the element in which the trainer at `index`, which stands after the step that differs, differs
+/// from the first run, and the operation that it comes from.
+fn examine(
+    trainers: &mut [Trainer],
+    index: usize,
+    run: u64,
+    reference: &StepRecord,
+    record: &StepRecord,
+) -> Result<Difference> {
+    let step = record.state.step;
+    let state = trainers[index].session.state()?;
+    let first = &mut trainers[0];
+    let before = first.state_after(step - 1)?;
+    let again = first.step()?;
+    let expected = first.session.state()?;
+    let mut difference = match reference.state.first_difference(&record.state) {
+        Some(tensor) => {
+            let [expected, actual] =
+                [&expected, &state].map(|s| s.tensors().nth(tensor).expect("the tensor exists"));
+            compare(first.tensor_name(tensor), expected, actual)
+        }
+        None if reference.loss.to_bits() != record.loss.to_bits() => {
+            compare("loss".to_owned(), &[reference.loss], &[record.loss])
+        }
+        None => compare("grad_norm".to_owned(), &[reference.grad_norm], &[record.grad_norm]),
+    };
+    difference.step = step;
+    difference.run = run;
+    [difference.device, difference.reference_device] = [index, 0].map(|i| trainers[i].device.clone());
+    let repeats = again.has_bits_of(reference);
+    difference.op = replay::first_op(trainers, index, &before)?;
+    difference.likely_cause = likely_cause(&difference, repeats);
+    Ok(difference)
+}
+
+fn likely_cause(difference: &Difference, reference_repeats: bool) -> String {
+    let Difference { device, reference_device, op, .. } = difference;
+    match op {
+        _ if !reference_repeats => {
+            format!("{reference_device} does not repeat itself: its hardware, its memory or its driver")
+        }
+        Some(_) if device != reference_device => format!("{device} or {reference_device}: device or driver"),
+        Some(_) => format!("{device} does not repeat itself: its hardware, its memory or its driver"),
+        None => {
+            format!("{device}: the step comes out right when replayed, so a passing fault of its hardware")
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Verification across machines and times: recorded chains, and checkpoints trained again.
+
+#[path = "common/program.rs"]
+mod program;
+
+use hlx::checkpoint::Checkpoint;
+use program::{Place, TINY};
+use serde_json::Value;
+
+const VERIFY: &str =
+    "verify --batch-size 2 --grad-accum 2 --steps 3 --device cpu --config tiny.toml --corpus sums.txt";
+const SHAPE: &str = "n-layer = 1\nd-model = 16\nn-head = 2\ncontext = 8\n";
+
+fn place() -> Place {
+    let place = Place::new();
+    place.write("tiny.toml", SHAPE);
+    place
+}
+
+/// The JSON that a verification with a difference prints.
+fn mismatch(place: &Place, line: &str) -> Value {
+    let done = place.hlx(&format!("{line} --json"));
+    assert_eq!(done.code, Some(3), "hlx {line}: {}", done.stderr);
+    let last = done.stderr.lines().last().expect("an error is said");
+    assert!(last.starts_with("error: "), "{}", done.stderr);
+    let json: Value = serde_json::from_str(&done.stdout).expect("stdout is one JSON value");
+    assert_eq!(json["identical"], false);
+    json["first_difference"].clone()
+}
+
+#[test]
+fn a_recorded_chain_is_met_again() {
+    let place = place();
+    let digest = place.hlx(&format!("{VERIFY} --runs 1 --save chain.json --json")).json()["digest"].clone();
+    // The file says what to train; only the text must be given again.
+    let again = place.hlx("verify --against chain.json --corpus sums.txt --device cpu --json").json();
+    assert_eq!((&again["identical"], &again["runs"], &again["steps"]), (&true.into(), &1.into(), &3.into()));
+    assert_eq!(again["digest"], digest);
+}
+
+#[test]
+fn what_differs_from_a_recorded_chain_is_named_with_its_likely_cause() {
+    let place = place();
+    place.hlx(&format!("{VERIFY} --runs 1 --save chain.json")).text();
+    let against = "verify --against chain.json --device cpu";
+
+    place.write("other.txt", program::sums(13));
+    let text = mismatch(&place, &format!("{against} --corpus other.txt"));
+    assert_eq!(text["step"], 1);
+    assert!(text["likely_cause"].as_str().expect("text").contains("corpus"), "{text}");
+
+    let seed = mismatch(&place, &format!("{against} --corpus sums.txt --seed 2"));
+    assert!(seed["likely_cause"].as_str().expect("text").starts_with("configuration"), "{seed}");
+
+    // Another machine's chain with one bit of one hash, or of one loss, otherwise.
+    let recorded: Value = serde_json::from_str(&place.read_text("chain.json")).expect("JSON");
+    let mut other = recorded.clone();
+    let hash = &mut other["steps"][1]["hashes"][7];
+    *hash = format!("{}0", &hash.as_str().expect("a hash")[..63]).into();
+    other["header"]["driver"] = "another driver".into();
+    place.write("chain.json", other.to_string());
+    let found = mismatch(&place, &format!("{against} --corpus sums.txt"));
+    assert_eq!((&found["step"], &found["tensor"]), (&2.into(), &recorded["tensors"][7]));
+    assert!(found["likely_cause"].as_str().expect("text").contains("driver: another driver"), "{found}");
+
+    let mut other = recorded.clone();
+    other["steps"][2]["loss"] = "3f800000".into();
+    place.write("chain.json", other.to_string());
+    let found = mismatch(&place, &format!("{against} --corpus sums.txt"));
+    assert_eq!(
+        (&found["step"], &found["tensor"], &found["reference"]),
+        (&3.into(), &"loss".into(), &"3f800000".into())
+    );
+}
+
+#[test]
+fn a_chain_file_that_is_none_is_refused() {
+    let place = place();
+    for (content, part) in [("{", "chain.json"), ("{\"format_version\":9}", "--save"), ("[]", "--save")] {
+        place.write("chain.json", content);
+        let done = place.hlx("verify --against chain.json --device cpu");
+        assert_eq!(done.code, Some(1), "{}", done.stderr);
+        assert!(done.stderr.contains(part) && done.stderr.lines().count() == 1, "{}", done.stderr);
+    }
+}
+
+const RUN: &str =
+    "--dropout 0.1 --lr 1e-2 --steps 20 --digest-every 5 --checkpoint-every-steps 10 --val-fraction 0.2";
+
+#[test]
+fn a_checkpoint_is_what_its_configuration_gives() {
+    let place = place();
+    let run = place.hlx(&format!("train --corpus sums.txt {TINY} {RUN} --out run --json")).json();
+    let found = place.hlx("verify --checkpoint run --device cpu --json").json();
+    assert_eq!((&found["identical"], &found["steps"]), (&true.into(), &20.into()));
+    assert_eq!(found["digest"], run["digest"]);
+    let middle = place.hlx("verify --checkpoint run/step-00000010 --device cpu").text();
+    assert!(middle.contains("is what its configuration gives after 10 steps"), "{middle}");
+
+    let state: Value = serde_json::from_str(&place.read_text("run/step-00000020/state.json")).expect("JSON");
+    let steps: Vec<&Value> =
+        state["chain"].as_array().expect("a list").iter().map(|link| &link["step"]).collect();
+    assert_eq!(steps, [5, 10, 15, 20]);
+
+    // A resumed run carries the chain on.
+    place.copy_folder("run", "other");
+    std::fs::remove_dir_all(place.path("other/step-00000020")).expect("the last checkpoint is there");
+    place.write("other/latest", "step-00000010\n");
+    place.hlx("train --resume other --json").json();
+    let resumed: Value =
+        serde_json::from_str(&place.read_text("other/step-00000020/state.json")).expect("JSON");
+    assert_eq!(resumed["chain"], state["chain"]);
+}
+
+#[test]
+fn a_checkpoint_that_is_something_else_is_told_from_it() {
+    let place = place();
+    place.hlx(&format!("train --corpus sums.txt {TINY} {RUN} --out run")).text();
+    let folder = place.path("run/step-00000020");
+    let honest = Checkpoint::load(&folder).expect("it is whole");
+
+    // Whole and well hashed, but one bit of a moment is not what training gives.
+    let mut forged = honest.clone();
+    forged.m[3][5] = f32::from_bits(forged.m[3][5].to_bits() ^ 1);
+    forged.save(&folder).expect("it can be saved");
+    let found = mismatch(&place, "verify --checkpoint run --device cpu");
+    assert_eq!(
+        (&found["element"], &found["ulp"], &found["elements_different"]),
+        (&5.into(), &1.into(), &1.into())
+    );
+    assert!(found["tensor"].as_str().expect("a name").starts_with("m.transformer."), "{found}");
+
+    let mut forged = honest.clone();
+    forged.state.chain[2].digest = "0".repeat(64);
+    forged.save(&folder).expect("it can be saved");
+    let found = mismatch(&place, "verify --checkpoint run --device cpu");
+    assert_eq!(found["step"], 15);
+
+    honest.save(&folder).expect("it can be saved");
+    let other = place.hlx("verify --checkpoint run --device cpu --corpus other.txt");
+    assert_eq!(other.code, Some(1), "{}", other.stderr);
+    place.write("other.txt", program::sums(13));
+    let other = place.hlx("verify --checkpoint run --device cpu --corpus other.txt");
+    assert!(other.stderr.contains("other.txt is not the text"), "{}", other.stderr);
+}
