@@ -61,11 +61,17 @@ pub fn publish_folder(storage: &dyn Storage, finished: &Path, place: &Path) -> R
     sync_folder(storage, finished)?;
     let replaced = replaced_folder(place);
     remove_folder(storage, &replaced)?;
-    if storage.exists(place).map_err(Error::io("cannot replace", place))? {
+    let is_there = storage.exists(place).map_err(Error::io("cannot replace", place))?;
+    if is_there {
         // A folder cannot be renamed over one with files in it.
         storage.rename(place, &replaced).map_err(Error::io("cannot replace", place))?;
     }
-    storage.rename(finished, place).map_err(Error::io("cannot move a finished checkpoint to", place))?;
+    if let Err(error) = storage.rename(finished, place) {
+        if is_there {
+            let _ = storage.rename(&replaced, place);
+        }
+        return Err(Error::io("cannot move a finished checkpoint to", place)(error));
+    }
     sync_parent(storage, place)?;
     remove_folder(storage, &replaced)
 }

@@ -29,7 +29,8 @@ pub const EIO: i32 = 5;
 pub const ENOSPC: i32 = 28;
 pub const EROFS: i32 = 30;
 
-/// The disk, with a fault at one call. Reading counts too.
+/// The disk, with a fault at one call. Reading counts too. Nothing waits for the disk: these tests end
+/// processes, not power.
 #[derive(Clone, Debug)]
 pub struct Faulty {
     plan: Arc<Mutex<Plan>>,
@@ -117,8 +118,7 @@ impl Storage for Faulty {
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
-        self.call("sync_folder", path)?;
-        Disk.sync_folder(path)
+        self.call("sync_folder", path).map(|_| ())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -178,8 +178,7 @@ impl Write for FaultyFile {
 
 impl StoredFile for FaultyFile {
     fn sync(&mut self) -> io::Result<()> {
-        self.storage.call("sync", &self.path)?;
-        self.file.sync()
+        self.storage.call("sync", &self.path).map(|_| ())
     }
 }
 

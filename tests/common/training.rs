@@ -3,15 +3,14 @@
 #![allow(dead_code)] // each test binary uses a part
 
 use hlx::checkpoint::{Checkpoint, FORMAT_VERSION, RunFolder, RunState};
-use hlx::config::{ModelConfig, Precision, ResumeFrom, TrainConfig, TrainOptions};
+use hlx::config::{Length, ModelConfig, Precision, ResumeFrom, TrainConfig, TrainOptions};
 use hlx::cpu::CpuExecutor;
 use hlx::data::{Corpus, Dataset, Tokenizer};
 use hlx::error::Result;
 use hlx::interrupt::Interrupt;
 use hlx::model::parameters::{ModelState, parameter_specs};
-use hlx::recording::Traits;
 use hlx::train::init::{initial_parameters, initial_state};
-use hlx::train::run::{Outcome, Run, Setup, step_shape};
+use hlx::train::run::{Run, Setup, step_shape};
 use hlx::train::session::{Session, TrainState};
 
 /// A run of 6 steps with a save after every second one, of which two are kept.
@@ -42,10 +41,13 @@ pub fn dataset() -> Dataset {
     Dataset { name: corpus.name, tokenizer, train, validation }
 }
 
-/// Trains to the end, from the run's newest whole checkpoint where it has one.
-pub fn train(config: &TrainConfig, data: &Dataset, folder: &RunFolder) -> Result<Outcome> {
+/// Trains to the end, from the run's newest whole checkpoint where it has one, and gives the digest.
+pub fn train(config: &TrainConfig, data: &Dataset, folder: &RunFolder) -> Result<String> {
     let _lock = folder.prepare(config, None)?;
     let resumed = folder.load_to_resume(&ResumeFrom::Auto)?.map(|(_, checkpoint)| checkpoint);
+    if let Some(last) = resumed.as_ref().filter(|found| config.length == Length::Steps(found.state.step)) {
+        return Ok(last.state.digest.clone());
+    }
     let model = config.model_config(data.tokenizer.vocab_size());
     let start = match &resumed {
         Some(Checkpoint { model, m, v, state, .. }) => {
@@ -53,17 +55,13 @@ pub fn train(config: &TrainConfig, data: &Dataset, folder: &RunFolder) -> Result
         }
         None => initial_state(initial_parameters(&model, config.seed)),
     };
-    let session = Session::new(step_shape(config, model.vocab_size), traits(), |train| {
+    let session = Session::new(step_shape(config, model.vocab_size), CpuExecutor::TRAITS, |train| {
         Ok(Box::new(CpuExecutor::load(train.program.clone())?))
     })?;
     let interrupt = Interrupt::default();
     let resumed = resumed.as_ref().map(|checkpoint| &checkpoint.state);
     let setup = Setup { config, data, folder, interrupt: &interrupt, start: &start, resumed };
-    Run::new(setup, session)?.train()
-}
-
-fn traits() -> Traits {
-    CpuExecutor::TRAITS
+    Ok(Run::new(setup, session)?.train()?.digest)
 }
 
 /// A shape whose checkpoint is a few tens of kilobytes.
