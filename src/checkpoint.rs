@@ -16,7 +16,7 @@ mod tensors;
 pub use atomic::{replace_file, replace_file_on};
 pub use lock::{LOCK, RunLock};
 pub use manifest::MANIFEST;
-pub use model_folder::{read_model, read_model_config, read_tokenizer};
+pub use model_folder::{read_model, read_model_config, read_model_from, read_tokenizer, read_tokenizer_from};
 pub use run_folder::{RunFolder, find_model_folder};
 pub use step_folder::{Checkpoint, FORMAT_VERSION, Link, RunState};
 pub use storage::{Disk, Storage, StoredFile};

@@ -80,7 +80,7 @@ fn ends(bytes: &[u8]) -> Vec<(usize, String)> {
 
 #[test]
 fn a_file_cut_anywhere_is_named() {
-    let mut saved = Saved::new(&ModelConfig { d_model: 64, d_ff: 256, ..small_shape() });
+    let mut saved = Saved::new(&ModelConfig { n_layer: 2, d_model: 64, d_ff: 256, ..small_shape() });
     let mut cuts = 0;
     for name in saved.names() {
         let whole = saved.bytes(&name).clone();

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::manifest::Folder;
-use super::storage::Disk;
+use super::storage::{Disk, Storage};
 use super::tensors::{Tensor, TensorFile, encode};
 use crate::config::ModelConfig;
 use crate::data::Tokenizer;
@@ -41,12 +41,22 @@ pub fn read_model_config(folder: &Path) -> Result<ModelConfig> {
 /// Reads a model's shape and weights: F32, F16 or BF16, names with or without `transformer.`.
 /// Errors name the file, the tensor and both shapes.
 pub fn read_model(folder: &Path) -> Result<ModelState> {
-    model_in(&Folder::open(&Disk, folder)?)
+    read_model_from(&Disk, folder)
+}
+
+/// [`read_model`], from any storage.
+pub fn read_model_from(storage: &dyn Storage, folder: &Path) -> Result<ModelState> {
+    model_in(&Folder::open(storage, folder)?)
 }
 
 /// Reads the folder's tokenizer.json; `None` if there is none.
 pub fn read_tokenizer(folder: &Path) -> Result<Option<Tokenizer>> {
-    tokenizer_in(&Folder::open(&Disk, folder)?)
+    read_tokenizer_from(&Disk, folder)
+}
+
+/// [`read_tokenizer`], from any storage.
+pub fn read_tokenizer_from(storage: &dyn Storage, folder: &Path) -> Result<Option<Tokenizer>> {
+    tokenizer_in(&Folder::open(storage, folder)?)
 }
 
 fn config_in(folder: &Folder<'_>) -> Result<ModelConfig> {

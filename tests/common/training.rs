@@ -64,15 +64,15 @@ pub fn train(config: &TrainConfig, data: &Dataset, folder: &RunFolder) -> Result
     Ok(Run::new(setup, session)?.train()?.digest)
 }
 
-/// A shape whose checkpoint is a few tens of kilobytes.
+/// A shape whose checkpoint is some ten kilobytes.
 pub fn small_shape() -> ModelConfig {
     ModelConfig {
         vocab_size: 4,
-        context: 16,
-        d_model: 16,
-        n_layer: 2,
+        context: 8,
+        d_model: 8,
+        n_layer: 1,
         n_head: 2,
-        d_ff: 24,
+        d_ff: 16,
         dropout: 0.1,
         layer_norm_eps: 1e-5,
     }
