@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use hlx::checkpoint::{
     Checkpoint, FORMAT_VERSION, RunFolder, RunState, find_model_folder, read_model, read_model_config,
-    read_tokenizer,
+    read_tokenizer, replace_file,
 };
 use hlx::config::{ModelConfig, Precision, ResumeFrom, TrainConfig, TrainOptions};
 use hlx::data::{Corpus, Tokenizer};
@@ -424,6 +424,16 @@ fn tensors_that_do_not_fit_are_named_with_both_shapes() {
     let mut folder = Folder::new();
     folder.tensor("transformer.ln_f.bias").1 = Dtype::I32;
     message(read_model(&folder.path()), &["transformer.ln_f.bias", "I32"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_replaced_leaves_nothing_beside_it() {
+    let folder = TempDir::new().unwrap();
+    let place = folder.path().join("taken");
+    fs::create_dir(&place).unwrap();
+    message(replace_file(&place, b"text"), &["cannot replace", "taken"]);
+    message(replace_file(&folder.path().join(".."), b"text"), &["not the name of a file"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the folder that was there");
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn trainer<'a>(
     traits: Traits,
     data: &'a Dataset,
     initial: &'a TrainState,
-    load: impl FnOnce(Program) -> Box<dyn Executor>,
+    load: impl Fn(Program) -> Box<dyn Executor> + 'static,
 ) -> Trainer<'a> {
     let config = config();
     let shape = step_shape(&config, data.tokenizer.vocab_size());
@@ -44,6 +44,8 @@ fn trainer<'a>(
         schedule: schedule(&config, STEPS),
         weight_decay: config.weight_decay,
         initial,
+        traits,
+        load: Box::new(move |program| Ok(load(program))),
     }
 }
 
@@ -54,13 +56,14 @@ fn a_hundred_steps_leave_the_same_bits_on_every_device() {
     let model = config.model_config(data.tokenizer.vocab_size());
     let initial = initial_state(initial_parameters(&model, config.seed));
     let device = common::open();
+    let opened = device.clone();
+    let on_vulkan =
+        move |program| -> Box<dyn Executor> { Box::new(VulkanExecutor::load(&opened, program).unwrap()) };
     let mut trainers = [
         trainer("CPU executor", CpuExecutor::TRAITS, &data, &initial, |program| {
             Box::new(CpuExecutor::load(program).unwrap())
         }),
-        trainer("Vulkan device", device.traits(), &data, &initial, |program| {
-            Box::new(VulkanExecutor::load(&device, program).unwrap())
-        }),
+        trainer("Vulkan device", device.traits(), &data, &initial, on_vulkan),
     ];
     let mut losses = Vec::new();
     let found = verify(&mut trainers, 1, STEPS, |_, _, record| {

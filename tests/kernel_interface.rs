@@ -39,15 +39,24 @@ const BASIC_KERNELS: [Basic; 6] = [
     },
     Basic {
         kernel: "adam_update",
-        bindings: &[("params", ReadWrite), ("grads", Read), ("m", ReadWrite), ("v", ReadWrite)],
+        bindings: &[
+            ("params", ReadWrite),
+            ("grads", Read),
+            ("m", ReadWrite),
+            ("v", ReadWrite),
+            ("schedule", Read),
+            ("factor", Read),
+        ],
+        // Learning rate, bias corrections and decay change from step to step, and push constants are part
+        // of a command buffer that is recorded once: those three come in the buffer `schedule`.
         push: &[
             ("num_params", U32),
-            ("lr", F32),
+            ("decay_params", U32),
             ("beta1", F32),
             ("beta2", F32),
+            ("one_minus_beta1", F32),
+            ("one_minus_beta2", F32),
             ("eps", F32),
-            ("beta1_t", F32),
-            ("beta2_t", F32),
         ],
     },
 ];

@@ -104,7 +104,7 @@ impl Source {
     /// True if `super` is the crate's root here.
     fn is_module_root(&self) -> bool {
         let path = self.path.strip_prefix("src/").unwrap_or_default();
-        !path.contains('/') || path.matches('/').count() == 1 && path.ends_with("/mod.rs")
+        !path.contains(['.', '?']) || path.matches('/').count() == 1 && path.ends_with("/mod.rs")
     }
 }
 
@@ -276,7 +276,7 @@ fn lines_with(source: &Source, holds: impl Fn(&str) -> bool) -> impl Iterator<It
 fn layout(source: &Source) -> Vec<String> {
     let mut wrong = Vec::new();
     let header = source.text.lines().map_while(|line| line.strip_prefix("//! "));
-    if !header.collect::<String>().contains('.') {
+    if !header.collect::<String>().contains(['.', '?']) {
         wrong.push("does not open with a `//!` sentence that says what it is".to_owned());
     }
     let lines = source.text.lines().count();

@@ -87,6 +87,7 @@ impl RunFolder {
         }
     }
 
+    /// Where the folder is.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -149,7 +150,7 @@ impl RunFolder {
 
     fn unwritable(&self, reason: &Error) -> Error {
         Error::Input(format!(
-            "cannot write into the run's folder {}: {reason}: give --out a folder that can be written",
+            "cannot write into the run's folder {}: {reason}: make it writable, or give --out another folder",
             self.path.display()
         ))
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::backend::{self, Backend};
-use super::{generate, print, print_json};
+use super::{check_output, generate, print, print_json};
 use crate::checkpoint::replace_file;
 use crate::cli::EvalArgs;
 use crate::data::{Corpus, EvaluationWindows};
@@ -16,6 +16,7 @@ use crate::train::inference::{Inference, InferenceProgram};
 use crate::train::session::MicroBatch;
 
 pub fn run(args: &EvalArgs) -> Result<()> {
+    args.dump_logits.as_deref().map_or(Ok(()), |path| check_output("--dump-logits", path))?;
     let (model, tokenizer) = generate::open("--checkpoint", &args.checkpoint)?;
     let corpus = Corpus::read(&args.corpus)?;
     let tokens = tokenizer.encode(&corpus.text, &corpus.name)?;

@@ -10,6 +10,7 @@ mod verify;
 mod verify_checkpoint;
 
 use std::io::Write;
+use std::path::Path;
 
 use crate::cli::{Cli, Command};
 use crate::error::{Error, Result};
@@ -40,6 +41,18 @@ fn print(text: &str) -> Result<()> {
 /// Writes a JSON value and a line's end to stdout.
 fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&format!("{value}\n"))
+}
+
+/// Refuses, before any work, a path under which no file can be written because of where it is.
+fn check_output(flag: &str, path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() && path.file_name().is_some() && !path.is_dir() {
+        return Ok(());
+    }
+    Err(Error::Input(format!(
+        "{flag} {} cannot be written: give the name of a file in a folder that is there",
+        path.display()
+    )))
 }
 
 /// The command as the user typed it, for hints that can be copied.

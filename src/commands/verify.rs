@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::backend::{self, Backend};
-use super::{print, print_json, verify_checkpoint};
+use super::{check_output, print, print_json, verify_checkpoint};
 use crate::cli::VerifyArgs;
 use crate::config::{TrainConfig, TrainOptions};
 use crate::data::Dataset;
@@ -21,6 +21,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     if let Some(folder) = &args.checkpoint {
         return verify_checkpoint::run(args, folder);
     }
+    args.save.as_deref().map_or(Ok(()), |path| check_output("--save", path))?;
     let against = args.against.as_deref().map(|path| Recorded::load("--against", path)).transpose()?;
     let config = TrainConfig::resolve(options(args, against.as_ref())?, None)?;
     let data = Dataset::load(&config, None)?;

@@ -11,8 +11,11 @@ use crate::recording::View;
 /// What does not change from step to step.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
+    /// Decay of the first moment.
     pub beta1: f64,
+    /// Decay of the second moment.
     pub beta2: f64,
+    /// Added to the denominator.
     pub eps: f64,
     /// The first so many parameters of the arena decay (the matrices), the rest do not.
     pub decay_params: usize,
@@ -38,7 +41,8 @@ pub fn schedule_words(
         .map(|x| snap(x as f32).to_bits())
 }
 
-/// The step's mean loss, gradient norm and sum of squares into results [3], the clip factor into factor [1].
+/// The step's mean loss, gradient norm and sum of squares into results `[3]`, the clip factor into
+/// factor `[1]`.
 /// max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch.
 pub fn clip_factor(
     r: &mut Recorder,
@@ -58,7 +62,7 @@ pub fn clip_factor(
 }
 
 impl AdamW {
-    /// One update in place. params, grads, m, v: the whole arenas; schedule [3]; factor [1].
+    /// One update in place. params, grads, m, v: the whole arenas; schedule `[3]`; factor `[1]`.
     pub fn update(
         &self,
         r: &mut Recorder,
