@@ -1,21 +1,21 @@
 //! Every damage to a saved checkpoint is refused, and the file or tensor at fault named.
 
+#[path = "common/fixtures.rs"]
+mod fixtures;
 #[path = "common/scale.rs"]
 mod scale;
 #[path = "common/storage.rs"]
 mod storage;
-#[path = "common/training.rs"]
-mod training;
 
 use std::path::PathBuf;
 
+use fixtures::{checkpoint, small_shape};
 use hlx::checkpoint::{Checkpoint, MANIFEST};
 use hlx::config::ModelConfig;
 use safetensors::tensor::SafeTensors;
 use scale::{Random, count, report};
 use storage::Memory;
 use tempfile::TempDir;
-use training::{checkpoint, small_shape};
 
 /// A saved checkpoint in memory, to be damaged.
 struct Saved {

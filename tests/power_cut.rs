@@ -6,6 +6,8 @@
 
 #[path = "common/disk_model.rs"]
 mod disk_model;
+#[path = "common/fixtures.rs"]
+mod fixtures;
 #[path = "common/scale.rs"]
 mod scale;
 #[path = "common/storage.rs"]
@@ -17,12 +19,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use disk_model::DiskModel;
+use fixtures::{checkpoint, small_shape};
 use hlx::checkpoint::{Checkpoint, RunFolder};
 use hlx::config::{ResumeFrom, TrainOptions};
 use scale::{Random, count, report};
 use storage::{Operation, Recorder};
 use tempfile::TempDir;
-use training::{checkpoint, small_shape, tiny_run};
+use training::tiny_run;
 
 /// After how many operations a save began and had ended.
 struct Save {

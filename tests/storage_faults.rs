@@ -1,5 +1,7 @@
 //! A run whose storage fails or ends at any one call loses nothing that it had saved.
 
+#[path = "common/fixtures.rs"]
+mod fixtures;
 #[path = "common/scale.rs"]
 mod scale;
 #[path = "common/storage.rs"]
@@ -10,12 +12,13 @@ mod training;
 use std::path::Path;
 use std::sync::Arc;
 
+use fixtures::{checkpoint, small_shape};
 use hlx::checkpoint::{Checkpoint, RunFolder};
 use hlx::config::ResumeFrom;
 use scale::report;
 use storage::{EIO, ENOSPC, EROFS, Fault, Faulty};
 use tempfile::TempDir;
-use training::{checkpoint, dataset, small_shape, tiny_run, train};
+use training::{dataset, tiny_run, train};
 
 /// The newest step of a run that `latest` names and that is whole.
 fn saved_step(run: &RunFolder) -> Option<u64> {

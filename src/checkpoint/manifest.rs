@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::atomic::write_file;
 use super::storage::Storage;
 use super::tensors::tensor_hashes;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 
 /// The manifest's name in a step folder.
 pub const MANIFEST: &str = "manifest.json";
@@ -157,5 +157,5 @@ impl<'a> Folder<'a> {
 
 /// The error for a checkpoint's file that is not as it was written.
 pub fn damaged(path: &Path, reason: &str) -> Error {
-    Error::Input(format!("{} is damaged ({reason}): use another checkpoint", path.display()))
+    Error::Input(format!("{} is damaged ({}): use another checkpoint", path.display(), one_line(reason)))
 }

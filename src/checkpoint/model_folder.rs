@@ -10,7 +10,7 @@ use super::tensors::{Tensor, TensorFile, encode};
 use crate::config::ModelConfig;
 use crate::data::Tokenizer;
 use crate::data::corpus::END_OF_TEXT;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 use crate::model::parameters::{ModelState, parameter_specs};
 
 pub const CONFIG: &str = "config.json";
@@ -62,7 +62,7 @@ pub fn read_tokenizer_from(storage: &dyn Storage, folder: &Path) -> Result<Optio
 fn config_in(folder: &Folder<'_>) -> Result<ModelConfig> {
     let path = folder.path.join(CONFIG);
     let bytes = folder.read(CONFIG)?;
-    let wrong = |reason: String| Error::Input(format!("{}: {reason}", path.display()));
+    let wrong = |reason: String| Error::Input(format!("{}: {}", path.display(), one_line(&reason)));
     let json: Value =
         serde_json::from_slice(&bytes).map_err(|error| wrong(format!("not valid JSON: {error}")))?;
     let config = parse_config(&json).map_err(wrong)?;

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
 use super::manifest::damaged;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 
 /// A tensor to be written.
 pub struct Tensor<'a> {
@@ -101,6 +101,6 @@ impl<'a> TensorFile<'a> {
 
     /// An error about this file.
     pub fn error(&self, what: String) -> Error {
-        Error::Input(format!("{} {what}", self.path.display()))
+        Error::Input(format!("{} {}", self.path.display(), one_line(&what)))
     }
 }

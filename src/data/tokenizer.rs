@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::corpus::{Corpus, END_OF_TEXT};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 
 /// Turns text into token ids and back. Ids follow the characters' code points, ascending from 0;
 /// the end-of-text token, where there is one, comes last.
@@ -126,7 +126,8 @@ impl Tokenizer {
     pub fn from_file(path: &Path, content: Vec<u8>) -> Result<Tokenizer> {
         let text = String::from_utf8(content).map_err(|error| error.to_string());
         text.and_then(|text| Tokenizer::from_json(&text)).map_err(|reason| {
-            Error::Input(format!("{} is not a character tokenizer written by hlx: {reason}", path.display()))
+            let (path, reason) = (path.display(), one_line(&reason));
+            Error::Input(format!("{path} is not a character tokenizer written by hlx: {reason}"))
         })
     }
 

@@ -12,8 +12,8 @@ use hlx::checkpoint::{Checkpoint, read_model_from, read_tokenizer_from};
 use hlx::config::{TrainConfig, TrainOptions};
 use hlx::data::{Corpus, Tokenizer};
 
+use crate::fixtures::{checkpoint, small_shape};
 use crate::storage::Memory;
-use crate::training::{checkpoint, small_shape};
 
 /// A loader's name and the function that runs it.
 pub type Target = (&'static str, fn(&[u8]));
@@ -85,7 +85,7 @@ fn load(memory: &Memory) -> hlx::error::Result<Checkpoint> {
 fn one_line<T>(result: hlx::error::Result<T>) -> hlx::error::Result<T> {
     if let Err(error) = &result {
         let message = error.to_string();
-        assert!(!message.contains('\n'), "{message:?}");
+        assert!(!message.chars().any(char::is_control), "{message:?}");
     }
     result
 }
@@ -143,7 +143,7 @@ pub fn tokenizer(bytes: &[u8]) {
 pub fn config_toml(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match TrainOptions::parse(text) {
-        Err(reason) => assert!(!reason.contains('\n'), "{reason:?}"),
+        Err(reason) => assert!(!reason.chars().any(char::is_control), "{reason:?}"),
         Ok(options) => {
             let Ok(config) = one_line(TrainConfig::resolve(options, None)) else { return };
             let written = config.to_toml().expect("a configuration that was read can be written");
