@@ -98,7 +98,8 @@ pub struct TrainOptions {
     #[arg(long, value_name = "DEVICE", help_heading = "Training")]
     pub device: Option<DeviceChoice>,
 
-    /// Steps between measurements of the validation loss; 0 for one at the end [default: 250]
+    /// Steps between measurements of the validation loss; checkpoints are measured too; 0 for those alone
+    /// [default: 250]
     #[arg(long, value_name = "STEPS", help_heading = "Run")]
     pub eval_every: Option<u64>,
     /// Epochs between checkpoints; 0 for one at the end [default: 10]
