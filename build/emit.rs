@@ -66,7 +66,8 @@ fn module(kernel: &Kernel) -> String {
     body += &bindings(&interface.bindings);
     body += &dispatch(kernel);
     body += &args(&interface.bindings);
-    format!("/// `{path}`\npub mod {stem} {{\n{}}}\n", indented(&body))
+    // The members are named and explained in the GLSL.
+    format!("/// `{path}`\n#[allow(missing_docs)]\npub mod {stem} {{\n{}}}\n", indented(&body))
 }
 
 fn description(kernel: &Kernel) -> String {

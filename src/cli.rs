@@ -1,5 +1,8 @@
 //! What the user typed: the command line, and nothing of what it means.
 
+// The comments here are the help that the command shows, where brackets are no links.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+/// The result of whatever can fail with hlx's own [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Everything that can end a command early.
@@ -15,7 +16,14 @@ pub enum Error {
     Input(String),
     /// A file could not be read or written: exit code 1.
     #[error("{action} {path}: {source}", path = path.display())]
-    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    Io {
+        /// What was tried: `cannot read`.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// `verify` found a difference: exit code 3.
     #[error("{0}")]
     Mismatch(String),

@@ -22,32 +22,42 @@ struct Description {
 /// A storage buffer that a kernel binds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binding {
+    /// As in the GLSL, without a trailing underscore.
     pub name: &'static str,
+    /// What the kernel does with it.
     pub access: Access,
+    /// What its words are.
     pub element: Element,
 }
 
 /// What a 32-bit word means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
+    /// A 32-bit float.
     F32,
+    /// A 32-bit unsigned integer.
     U32,
 }
 
 /// A push constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
+    /// As in the GLSL.
     pub name: &'static str,
     /// In bytes.
     pub offset: u32,
+    /// What its word is.
     pub element: Element,
 }
 
 /// A specialization constant, always a uint; GLSL's booleans are 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecConstant {
+    /// As in the GLSL, in lower case.
     pub name: &'static str,
+    /// Its `constant_id`.
     pub id: u32,
+    /// What the shader says, as 32 bits.
     pub default: u32,
 }
 

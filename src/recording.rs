@@ -28,12 +28,19 @@ pub struct BufferId(pub u32);
 /// What a buffer is for: the rows of the memory plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Group {
+    /// The model's parameters.
     Parameters,
+    /// Their gradients.
     Gradients,
+    /// Both moments of AdamW.
     Moments,
+    /// What a forward pass keeps.
     Activations,
+    /// What does not outlive a part of a pass.
     Scratch,
+    /// What the host gives.
     Inputs,
+    /// What the host reads.
     Results,
 }
 
@@ -56,13 +63,16 @@ pub struct BufferSpec {
     pub name: String,
     /// Length in 32-bit words, at least 1.
     pub words: usize,
+    /// Its row of the memory plan.
     pub group: Group,
+    /// Where it lives.
     pub residence: Residence,
 }
 
 /// A range of a buffer, as a dispatch binds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
+    /// The buffer.
     pub buffer: BufferId,
     /// First word; a multiple of [`VIEW_ALIGNMENT_WORDS`].
     pub offset: usize,
@@ -96,16 +106,21 @@ impl View {
 /// What a kernel does with one of its bindings, read off its SPIR-V by build.rs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
+    /// It only reads.
     Read,
+    /// It only writes.
     Write,
+    /// It reads and writes.
     ReadWrite,
 }
 
 impl Access {
+    /// True for [`Access::Write`] and [`Access::ReadWrite`].
     pub fn writes(self) -> bool {
         self != Access::Read
     }
 
+    /// True for [`Access::Read`] and [`Access::ReadWrite`].
     pub fn reads(self) -> bool {
         self != Access::Write
     }
@@ -114,6 +129,7 @@ impl Access {
 /// One call of one kernel. Made by the kernel's generated `dispatch` function, never by hand.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dispatch {
+    /// The kernel.
     pub kernel: Kernel,
     /// Values of the kernel's specialization constants, ascending by constant id.
     pub specialization: Vec<u32>,
@@ -128,7 +144,9 @@ pub struct Dispatch {
 /// A list of dispatches with the meaning of running one after the other.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
+    /// As messages name it.
     pub name: String,
+    /// In the order of their effect.
     pub dispatches: Vec<Dispatch>,
 }
 
@@ -139,7 +157,9 @@ pub struct RecordingId(pub usize);
 /// Everything an executor must know before step 0.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
+    /// Each buffer's [`BufferId`] is its index here.
     pub buffers: Vec<BufferSpec>,
+    /// Each recording's [`RecordingId`] is its index here.
     pub recordings: Vec<Recording>,
 }
 
@@ -159,6 +179,7 @@ impl Program {
         RecordingId(self.recordings.len() - 1)
     }
 
+    /// What a buffer is.
     pub fn spec(&self, buffer: BufferId) -> &BufferSpec {
         &self.buffers[buffer.0 as usize]
     }

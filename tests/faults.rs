@@ -182,6 +182,7 @@ fn configuration_files() {
     place.write("type.toml", "steps = \"many\"\n");
     place.write("latin.toml", b"model = \"nano\xe9\"\n");
     place.write("unnamed.toml", "device = \"\"\n");
+    place.write("nowhere.toml", "out = \"\"\n");
     let faults = [
         train("--config unknown.toml", 2, &["--config unknown.toml", "line 2", "`leraning-rate`"]),
         train("--config syntax.toml", 2, &["--config syntax.toml", "line 2"]),
@@ -190,6 +191,7 @@ fn configuration_files() {
         train("--config missing.toml", 1, &["--config missing.toml"]),
         train("--config .", 1, &["--config ."]),
         train("--steps 1 --config unnamed.toml", 2, &["--config unnamed.toml", "line 1", "give auto, cpu"]),
+        train("--corpus sums.txt --config nowhere.toml", 2, &["out is empty"]),
     ];
     check(&place, &faults);
 }
@@ -390,8 +392,8 @@ fn unwritable_folders() {
         return;
     }
     let faults = [
-        train("--corpus sums.txt --out locked", 1, &["locked", "give --out a folder that can be written"]),
-        train("--corpus sums.txt --out locked/run", 1, &["locked/run", "give --out a folder"]),
+        train("--corpus sums.txt --out locked", 1, &["locked", "give --out another folder"]),
+        train("--corpus sums.txt --out locked/run", 1, &["locked/run", "give --out another folder"]),
     ];
     check(&place, &faults);
     allow(0o755);

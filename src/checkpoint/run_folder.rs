@@ -77,6 +77,7 @@ impl RunFolder {
         }
     }
 
+    /// Where the folder is.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -114,7 +115,7 @@ impl RunFolder {
 
     fn unwritable(&self, reason: &str) -> Error {
         Error::Input(format!(
-            "cannot write into the run's folder {}: {reason}: give --out a folder that can be written",
+            "cannot write into the run's folder {}: {reason}: make it writable, or give --out another folder",
             self.path.display()
         ))
     }

@@ -36,6 +36,7 @@ pub struct Link {
 pub struct RunState {
     /// [`FORMAT_VERSION`] of the program that wrote it.
     pub format_version: u32,
+    /// Version of the program that wrote it.
     pub hlx_version: String,
     /// Optimizer steps taken.
     pub step: u64,
@@ -45,7 +46,9 @@ pub struct RunState {
     pub windows: u64,
     /// Tokens trained on.
     pub tokens: u64,
+    /// Seed of the run.
     pub seed: u64,
+    /// Precision of the run.
     pub precision: Precision,
     /// Over every parameter and moment.
     pub digest: String,
@@ -59,6 +62,7 @@ pub struct RunState {
     pub val_loss: Option<f64>,
     /// The lowest validation loss so far, and the step after which it was measured.
     pub best_val_loss: Option<f64>,
+    /// The step after which the lowest validation loss was measured.
     pub best_step: Option<u64>,
     /// The chain of digests, if `--digest-every` asked for one.
     #[serde(default)]
@@ -68,12 +72,15 @@ pub struct RunState {
 /// Everything that a step folder holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
+    /// Shape and parameters.
     pub model: ModelState,
     /// AdamW's first moment, laid out like the model's tensors.
     pub m: Vec<Vec<f32>>,
     /// AdamW's second moment, laid out like the model's tensors.
     pub v: Vec<Vec<f32>>,
+    /// The tokenizer that the training text was read with.
     pub tokenizer: Tokenizer,
+    /// The place in the run.
     pub state: RunState,
 }
 

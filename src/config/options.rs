@@ -1,5 +1,8 @@
 //! Everything that can be said about a training run, as flags of `hlx train` and as keys of a TOML file.
 
+// The comments here are the help that the command shows, where brackets are no links.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;

@@ -9,7 +9,9 @@ use crate::error::{Error, Result};
 /// How long to train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
+    /// Passes over the training part, at least 1.
     Epochs(u64),
+    /// Optimizer steps, at least 1.
     Steps(u64),
 }
 
@@ -27,6 +29,7 @@ pub enum CheckpointEvery {
 pub struct TrainConfig {
     /// `None`: the corpus built into the program.
     pub corpus: Option<PathBuf>,
+    /// The text to validate on; `None`: a part of the corpus.
     pub val_corpus: Option<PathBuf>,
     /// Part of the corpus kept for validation, in [0, 0.9]; 0 with a `val_corpus`.
     pub val_fraction: f64,
@@ -35,28 +38,41 @@ pub struct TrainConfig {
     pub model: Preset,
     /// The shape. `vocab_size` is 0 until the tokenizer is known: see [`TrainConfig::model_config`].
     shape: ModelConfig,
+    /// The model folder whose weights training starts from; `None`: fresh weights.
     pub init_from: Option<PathBuf>,
 
+    /// How long the whole run is.
     pub length: Length,
     /// Windows in a micro-batch.
     pub batch_size: usize,
     /// Micro-batches in a step.
     pub grad_accum: usize,
+    /// Learning rate after the warm-up, above 0.
     pub lr: f64,
+    /// Learning rate at the end, in `0..=lr`.
     pub min_lr: f64,
+    /// Steps over which the learning rate rises.
     pub warmup_steps: u64,
+    /// AdamW's decay of matrices.
     pub weight_decay: f64,
+    /// Decay of the first moment.
     pub beta1: f64,
+    /// Decay of the second moment.
     pub beta2: f64,
+    /// Added to AdamW's denominator.
     pub eps: f64,
     /// 0: no limit.
     pub grad_clip: f64,
+    /// Decides initial weights, windows and dropout; fits in an `i64`.
     pub seed: u64,
+    /// What the arithmetic promises.
     pub precision: Precision,
+    /// Where to train.
     pub device: DeviceChoice,
 
     /// Steps; 0: only after the last.
     pub eval_every: u64,
+    /// How often to save.
     pub checkpoint_every: CheckpointEvery,
     /// 0: all.
     pub keep_last: usize,
@@ -134,6 +150,9 @@ impl TrainConfig {
 
     fn validate(&self) -> Result<()> {
         self.model_config(1).validate()?;
+        if self.out.as_ref().is_some_and(|out| out.as_os_str().is_empty()) {
+            return usage("out is empty: name a folder, or leave it out".into());
+        }
         match self.length {
             Length::Epochs(0) => return usage("--epochs 0 trains nothing: give at least 1".into()),
             Length::Steps(0) => return usage("--steps 0 trains nothing: give at least 1".into()),
@@ -174,6 +193,9 @@ impl TrainConfig {
         between("--beta2", self.beta2, 0.0, 0.99999)?;
         // Below this, a moment snapped to zero could divide by almost nothing.
         between("--eps", self.eps, 1e-12, 1.0)?;
+        if self.grad_clip > 0.0 && self.grad_clip < 1e-6 {
+            return usage(format!("--grad-clip {} is below 1e-6: give 0 for no limit", self.grad_clip));
+        }
         between("--grad-clip", self.grad_clip, 0.0, 1e6)
     }
 

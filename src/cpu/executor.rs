@@ -13,7 +13,9 @@ use crate::recording::{
 /// What one kernel has cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KernelTime {
+    /// Dispatches run.
     pub calls: u64,
+    /// Time they took together.
     pub total: Duration,
 }
 

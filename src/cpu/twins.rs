@@ -11,7 +11,9 @@ include!(concat!(env!("OUT_DIR"), "/twins.rs"));
 /// The words of one bound view.
 #[derive(Debug)]
 pub enum Slice<'a> {
+    /// The kernel only reads it.
     Read(&'a [u32]),
+    /// The kernel writes it, and may read it.
     Write(&'a mut [u32]),
 }
 

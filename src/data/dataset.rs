@@ -10,7 +10,9 @@ use crate::error::{Error, Result};
 pub struct Dataset {
     /// How messages call the training text.
     pub name: String,
+    /// What the tokens came from.
     pub tokenizer: Tokenizer,
+    /// Token ids to train on.
     pub train: Vec<u32>,
     /// Empty if there is no validation.
     pub validation: Vec<u32>,

@@ -16,7 +16,8 @@ const ONE_BITS: u32 = 0x3f80_0000;
 
 const ZERO: Real = Real::from_bits(0x0000_0000);
 const INFINITY: Real = Real::from_bits(0x7f80_0000);
-const SNAP_BELOW: Real = Real::from_bits(0x2680_0000); // 2^-50
+/// 2^-50: see [`snap`].
+pub const SNAP_BELOW: Real = Real::from_bits(0x2680_0000);
 const SNAP_MOMENT_BELOW: Real = Real::from_bits(0x0d80_0000); // 2^-100
 
 /// `x`, or +0 where |x| < 2^-50. A product of two snapped numbers is zero or at least 2^-100, so a multiple

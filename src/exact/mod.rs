@@ -10,7 +10,7 @@ mod philox;
 #[cfg(test)]
 mod tests;
 
-pub use math::{exp, gelu, gelu_grad, log, recip, rsqrt, sigmoid, snap, snap_moment, sqrt, tanh};
+pub use math::{SNAP_BELOW, exp, gelu, gelu_grad, log, recip, rsqrt, sigmoid, snap, snap_moment, sqrt, tanh};
 pub use philox::{
     dropout_scale, dropout_threshold, fill_normal, normal_block, philox, random_u32, random_words,
     random_words_of_8, unit,

@@ -21,6 +21,7 @@ pub struct Arena {
 }
 
 impl Arena {
+    /// Lays out the parameters of a model.
     pub fn new(config: &ModelConfig) -> Arena {
         let specs = parameter_specs(config);
         let mut offsets = vec![0; specs.len()];

@@ -19,30 +19,31 @@ pub struct Attention {
 /// What the forward pass keeps for the backward pass.
 #[derive(Clone, Copy)]
 pub struct Saved {
-    /// [B,T,3C]: queries, keys and values side by side, each head's channels together.
+    /// `[B,T,3C]`: queries, keys and values side by side, each head's channels together.
     pub qkv: View,
-    /// [B,H,T,T], before dropout.
+    /// `[B,H,T,T]`, before dropout.
     pub probs: View,
-    /// [B,T,C]: the heads' outputs, before the projection.
+    /// `[B,T,C]`: the heads' outputs, before the projection.
     pub heads: View,
 }
 
 /// Room for values that do not outlive the layer.
 #[derive(Clone, Copy)]
 pub struct Scratch {
-    /// [B,H,T,T]: scores going forward, the probabilities' gradient going back.
+    /// `[B,H,T,T]`: scores going forward, the probabilities' gradient going back.
     pub scores: View,
-    /// [B,H,T,T] twice, only with dropout: masked probabilities, and their gradient.
+    /// `[B,H,T,T]` twice, only with dropout: masked probabilities, and their gradient.
     pub dropped: Option<[View; 2]>,
-    /// [B,T,C]
+    /// `[B,T,C]`
     pub d_heads: Option<View>,
-    /// [B,T,3C]
+    /// `[B,T,3C]`
     pub d_qkv: Option<View>,
-    /// [64,3C]
+    /// `[64,3C]`
     pub partials: Option<View>,
 }
 
 impl Attention {
+    /// `prefix` is the block's name, such as `transformer.h.0`; `dropout` acts on the probabilities.
     pub fn new(arena: &Arena, prefix: &str, shape: AttentionShape, dropout: Option<Dropout>) -> Attention {
         let c = shape.n_head * shape.d_head;
         Attention {
@@ -57,19 +58,19 @@ impl Attention {
         self.shape.n_head * self.shape.d_head
     }
 
-    /// Queries (0), keys (1) or values (2) of every head within [B,T,3C].
+    /// Queries (0), keys (1) or values (2) of every head within `[B,T,3C]`.
     fn part_of(&self, qkv: View, which: usize) -> Matrix {
         let c = self.d_model();
         Matrix::new(qkv, 3 * c).at(which * c).batched(self.shape.context * 3 * c, self.shape.d_head)
     }
 
-    /// Every head's channels within [B,T,C].
+    /// Every head's channels within `[B,T,C]`.
     fn heads_of(&self, heads: View) -> Matrix {
         let c = self.d_model();
         Matrix::new(heads, c).batched(self.shape.context * c, self.shape.d_head)
     }
 
-    /// Every head's T x T matrix within [B,H,T,T].
+    /// Every head's T x T matrix within `[B,H,T,T]`.
     fn squares_of(&self, squares: View) -> Matrix {
         let t = self.shape.context;
         Matrix::new(squares, t).batched(self.shape.n_head * t * t, t * t)
@@ -89,7 +90,7 @@ impl Attention {
         r.add(product.record(&r.traits));
     }
 
-    /// output [B,T,C] from input [B,T,C].
+    /// output `[B,T,C]` from input `[B,T,C]`.
     pub fn forward(
         &self,
         r: &mut Recorder,
@@ -119,7 +120,7 @@ impl Attention {
         dropped
     }
 
-    /// d_input [B,T,C] from d_output [B,T,C]; the parameters' gradients into the arena `grads`.
+    /// d_input `[B,T,C]` from d_output `[B,T,C]`; the parameters' gradients into the arena `grads`.
     pub fn backward(
         &self,
         r: &mut Recorder,

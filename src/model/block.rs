@@ -23,40 +23,48 @@ pub struct Block {
 /// What the forward pass keeps for the backward pass. Shapes: C = d_model, N = B*T.
 #[derive(Clone, Copy)]
 pub struct Saved {
-    /// [N,C]: the residual stream before the block is the caller's; this is it after attention.
+    /// `[N,C]`: the residual stream before the block is the caller's; this is it after attention.
     pub middle: View,
-    /// [N,C] and [N,2]
+    /// `[N,C]`: the output of `ln_1`.
     pub normed_1: View,
+    /// `[N,2]`: mean and reciprocal standard deviation of `ln_1`.
     pub stats_1: View,
+    /// What attention keeps.
     pub attention: attention::Saved,
-    /// [N,C] and [N,2]
+    /// `[N,C]`: the output of `ln_2`.
     pub normed_2: View,
+    /// `[N,2]`: mean and reciprocal standard deviation of `ln_2`.
     pub stats_2: View,
+    /// What the feed-forward layer keeps.
     pub mlp: mlp::Saved,
 }
 
 /// Room for values that do not outlive the block.
 #[derive(Clone, Copy)]
 pub struct Scratch {
-    /// [N,C]: a branch's output before it joins the stream.
+    /// `[N,C]`: a branch's output before it joins the stream.
     pub branch: View,
-    /// [N,C], only with dropout: a branch's output, or its gradient, masked.
+    /// `[N,C]`, only with dropout: a branch's output, or its gradient, masked.
     pub dropped: Option<View>,
+    /// Attention's own room.
     pub attention: attention::Scratch,
     /// Training only.
     pub backward: Option<BackwardScratch>,
 }
 
+/// Room that only the backward pass needs.
 #[derive(Clone, Copy)]
 pub struct BackwardScratch {
-    /// [N,C]: gradient of a LayerNorm's output.
+    /// `[N,C]`: gradient of a LayerNorm's output.
     pub d_normed: View,
-    /// [2,64,C]
+    /// `[2,64,C]`
     pub norm_partials: View,
+    /// The feed-forward layer's own room.
     pub mlp: mlp::Scratch,
 }
 
 impl Block {
+    /// Block `layer`, from 0. `dropout` makes the dropout of a purpose, or `None` without dropout.
     pub fn new(
         arena: &Arena,
         layer: usize,
@@ -79,7 +87,7 @@ impl Block {
         }
     }
 
-    /// output [N,C] from input [N,C]. `output` may be `input` where nothing is kept for training.
+    /// output `[N,C]` from input `[N,C]`. `output` may be `input` where nothing is kept for training.
     pub fn forward(
         &self,
         r: &mut Recorder,
@@ -109,7 +117,7 @@ impl Block {
         residual::add(r, saved.middle, branch, output);
     }
 
-    /// Turns d_stream [N,C], in place, from the gradient of the output into that of the input; the
+    /// Turns d_stream `[N,C]`, in place, from the gradient of the output into that of the input; the
     /// parameters' gradients go into the arena `grads`.
     pub fn backward(
         &self,

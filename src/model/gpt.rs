@@ -26,12 +26,15 @@ pub enum Purpose {
 ///
 /// Shapes: B sequences, T = context, N = B*T, C = d_model, V = vocab_size.
 pub struct Gpt {
+    /// The model's shape.
     pub config: ModelConfig,
+    /// B.
     pub batch: usize,
+    /// Where each parameter lies in `params`.
     pub arena: Arena,
-    /// [arena.words]
+    /// `[arena.words]`
     pub params: View,
-    /// [N,V]
+    /// `[N,V]`
     pub logits: View,
     ln_f: Norm,
     training: Layers,
@@ -46,33 +49,34 @@ struct Layers {
 }
 
 struct Activations {
-    /// [N,C]: the embedding before dropout, only with dropout.
+    /// `[N,C]`: the embedding before dropout, only with dropout.
     embedded: Option<View>,
-    /// The residual stream before each block and after the last, [N,C] each.
+    /// The residual stream before each block and after the last, `[N,C]` each.
     streams: Vec<View>,
     blocks: Vec<block::Saved>,
     scratch: block::Scratch,
-    /// [N,C] and [N,2]
+    /// `[N,C]` and `[N,2]`
     normed: View,
     stats: View,
-    /// [N,V]: softmax, which becomes the logits' gradient.
+    /// `[N,V]`: softmax, which becomes the logits' gradient.
     d_logits: View,
-    /// [N,C], training only: the residual stream's gradient.
+    /// `[N,C]`, training only: the residual stream's gradient.
     d_stream: Option<View>,
 }
 
 /// The token inputs of one recording, written by the host at each submit.
 #[derive(Clone, Copy)]
 pub struct Inputs {
-    /// [N]
+    /// `[N]`
     pub tokens: View,
-    /// [N]
+    /// `[N]`
     pub targets: View,
-    /// [2]: number of the micro-batch since the start of training, low word first.
+    /// `[2]`: number of the micro-batch since the start of training, low word first.
     pub step_number: View,
 }
 
 impl Inputs {
+    /// Adds the buffers `<prefix>.tokens`, ... for N = `positions`.
     pub fn allocate(program: &mut Program, prefix: &str, positions: usize) -> Inputs {
         let mut add = |name: &str, words| {
             program.add_buffer(&format!("{prefix}.{name}"), words, Group::Inputs, Residence::Upload)
@@ -88,13 +92,14 @@ impl Inputs {
 /// What the embedding's gradient needs beside [`Inputs`]: see [`embedding::backward`].
 #[derive(Clone, Copy)]
 pub struct SortedPositions {
-    /// [N]
+    /// `[N]`
     pub order: View,
-    /// [V+1]
+    /// `[V+1]`
     pub starts: View,
 }
 
 impl SortedPositions {
+    /// Adds the buffers `<prefix>.order` and `<prefix>.starts`.
     pub fn allocate(
         program: &mut Program,
         prefix: &str,
@@ -177,7 +182,7 @@ impl Gpt {
         r.add(output.record(&r.traits));
     }
 
-    /// Losses [N] of every position, after [`Gpt::record_forward`].
+    /// Losses `[N]` of every position, after [`Gpt::record_forward`].
     pub fn record_loss(&self, r: &mut Recorder, inputs: &Inputs, losses: View) {
         cross_entropy::forward(r, self.logits, inputs.targets, losses, self.activations.d_logits);
     }
@@ -226,7 +231,7 @@ impl Gpt {
         );
     }
 
-    /// The tied output projection: d_normed [N,C], and its part of the token embedding's gradient.
+    /// The tied output projection: d_normed `[N,C]`, and its part of the token embedding's gradient.
     fn record_output_backward(&self, r: &mut Recorder, grads: View, d_normed: View) {
         let a = &self.activations;
         let (c, v) = (self.config.d_model, self.config.vocab_size);

@@ -6,10 +6,12 @@ use crate::ops::column_sum;
 use crate::ops::gemm::{Gemm, Matrix, Pass};
 use crate::recording::View;
 
-/// One linear layer and its gradients' places. weight [in,out], bias [out].
+/// One linear layer and its gradients' places. weight `[in,out]`, bias `[out]`.
 #[derive(Clone, Copy)]
 pub struct Linear {
+    /// Channels of the input.
     pub d_in: usize,
+    /// Channels of the output.
     pub d_out: usize,
     weight: usize,
     bias: usize,
@@ -33,7 +35,7 @@ impl Linear {
         arena.part(self.bias, self.d_out)
     }
 
-    /// output [N,out] = input [N,in] W + b.
+    /// output `[N,out]` = input `[N,in]` W + b.
     pub fn forward(&self, r: &mut Recorder, params: View, input: View, output: View) {
         let rows = input.words / self.d_in;
         let product = Gemm::new(
@@ -46,8 +48,8 @@ impl Linear {
         r.add(Gemm { bias: Some(self.bias(params)), ..product }.record(&r.traits));
     }
 
-    /// From d_output [N,out]: d_input [N,in], and the parameters' gradients into the arena `grads`.
-    /// `partials` is scratch of [64,out].
+    /// From d_output `[N,out]`: d_input `[N,in]`, and the parameters' gradients into the arena `grads`.
+    /// `partials` is scratch of `[64,out]`.
     pub fn backward(
         &self,
         r: &mut Recorder,

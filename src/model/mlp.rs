@@ -15,22 +15,23 @@ pub struct Mlp {
 /// What the forward pass keeps for the backward pass.
 #[derive(Clone, Copy)]
 pub struct Saved {
-    /// [B,T,F], before GELU.
+    /// `[B,T,F]`, before GELU.
     pub pre: View,
-    /// [B,T,F], after GELU.
+    /// `[B,T,F]`, after GELU.
     pub act: View,
 }
 
 /// Room for values that do not outlive the layer.
 #[derive(Clone, Copy)]
 pub struct Scratch {
-    /// [B,T,F]
+    /// `[B,T,F]`
     pub d_wide: View,
-    /// [64,F]
+    /// `[64,F]`
     pub partials: View,
 }
 
 impl Mlp {
+    /// `prefix` is the block's name, such as `transformer.h.0`.
     pub fn new(arena: &Arena, prefix: &str, d_model: usize, d_ff: usize) -> Mlp {
         Mlp {
             fc: Linear::new(arena, &format!("{prefix}.mlp.c_fc"), d_model, d_ff),
@@ -38,14 +39,14 @@ impl Mlp {
         }
     }
 
-    /// output [B,T,C] from input [B,T,C].
+    /// output `[B,T,C]` from input `[B,T,C]`.
     pub fn forward(&self, r: &mut Recorder, params: View, input: View, saved: &Saved, output: View) {
         self.fc.forward(r, params, input, saved.pre);
         gelu::forward(r, saved.pre, saved.act);
         self.proj.forward(r, params, saved.act, output);
     }
 
-    /// d_input [B,T,C] from d_output [B,T,C]; the parameters' gradients into the arena `grads`.
+    /// d_input `[B,T,C]` from d_output `[B,T,C]`; the parameters' gradients into the arena `grads`.
     pub fn backward(
         &self,
         r: &mut Recorder,

@@ -28,15 +28,17 @@ impl Norm {
         }
     }
 
+    /// The gain's place in an arena, `[C]`.
     pub fn gamma(&self, arena: View) -> View {
         arena.part(self.gamma, self.d_model)
     }
 
+    /// The bias's place in an arena, `[C]`.
     pub fn beta(&self, arena: View) -> View {
         arena.part(self.beta, self.d_model)
     }
 
-    /// The operation over parameters in `params`, with its statistics in `stats` [N,2].
+    /// The operation over parameters in `params`, with its statistics in `stats` `[N,2]`.
     pub fn op(&self, params: View, stats: View) -> LayerNorm {
         LayerNorm {
             d_model: self.d_model,

@@ -10,7 +10,9 @@ use crate::config::ModelConfig;
 pub enum Init {
     /// Normal with mean 0 and this standard deviation.
     Normal(f64),
+    /// All 0.
     Zeros,
+    /// All 1.
     Ones,
 }
 
@@ -23,6 +25,7 @@ pub struct ParameterSpec {
     pub shape: Vec<usize>,
     /// Weight decay applies: true for matrices only.
     pub decay: bool,
+    /// How it starts.
     pub init: Init,
 }
 
@@ -46,6 +49,7 @@ pub fn parameter_count(config: &ModelConfig) -> usize {
 /// A model's parameters on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelState {
+    /// The model's shape.
     pub config: ModelConfig,
     /// One row-major tensor a parameter, in the order of [`parameter_specs`].
     pub tensors: Vec<Vec<f32>>,

@@ -13,8 +13,11 @@ use crate::recording::{VIEW_ALIGNMENT_WORDS, View};
 /// What does not change from step to step.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamW {
+    /// Decay of the first moment.
     pub beta1: f64,
+    /// Decay of the second moment.
     pub beta2: f64,
+    /// Added to the denominator.
     pub eps: f64,
     /// The first so many parameters of the arena decay (the matrices), the rest do not.
     pub decay_params: usize,
@@ -43,9 +46,9 @@ pub fn schedule_words(
         .map(|x| snap(x as f32).to_bits())
 }
 
-/// The step's mean loss, gradient norm and sum of squares into results [3], the clip factor into factor [1].
-/// max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch. If the loss or the sum of
-/// squares is not finite, the factor stops the update. `spoiled` [1] is made ready for it.
+/// The step's mean loss, gradient norm and sum of squares into results `[3]`, the clip factor into factor
+/// `[1]`. max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch. If the loss or the sum of
+/// squares is not finite, the factor stops the update. `spoiled` `[1]` is made ready for it.
 pub fn clip_factor(
     r: &mut Recorder,
     max_norm: f32,
@@ -65,8 +68,8 @@ pub fn clip_factor(
 }
 
 impl AdamW {
-    /// One update in place. params, grads, m, v: the whole arenas; schedule [3]; factor [1]. `spoiled` [1]
-    /// gets the first element that stays as it is because it would not be finite, if there is one.
+    /// One update in place. params, grads, m, v: the whole arenas; schedule `[3]`; factor `[1]`. `spoiled`
+    /// `[1]` gets the first element that stays as it is because it would not be finite, if there is one.
     pub fn update(
         &self,
         r: &mut Recorder,

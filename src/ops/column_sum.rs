@@ -10,7 +10,9 @@ use crate::recording::View;
 
 pub use crate::exact::COLUMN_LANES;
 
-/// output[c] = sum over rows of input[:,c]. input [N,C], output [C]; `partials` is scratch of [64,C].
+/// `output[c]` = sum over rows of `input[:,c]`.
+///
+/// input `[N,C]`, output `[C]`; `partials` is scratch of `[64,C]`.
 pub fn column_sum(r: &mut Recorder, input: View, output: View, partials: View) {
     let columns = output.words;
     let rows = input.words / columns;
@@ -25,7 +27,7 @@ pub fn column_sum(r: &mut Recorder, input: View, output: View, partials: View) {
     finish(r, partials, output);
 }
 
-/// Adds the partial sums [64,C] into output [C].
+/// Adds the partial sums `[64,C]` into output `[C]`.
 pub fn finish(r: &mut Recorder, partials: View, output: View) {
     let columns = output.words;
     assert_eq!(partials.words, COLUMN_LANES * columns, "partial sums are [64,C]");

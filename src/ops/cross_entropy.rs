@@ -12,7 +12,7 @@ use crate::recording::View;
 /// A target that counts for nothing: its row has loss 0 and gradient 0.
 pub const IGNORE: u32 = u32::MAX;
 
-/// losses[n] and softmax[n,:] of logits [N,V] against targets [N].
+/// `losses[n]` and `softmax[n,:]` of logits `[N,V]` against targets `[N]`.
 pub fn forward(r: &mut Recorder, logits: View, targets: View, losses: View, softmax: View) {
     let rows = targets.words;
     let vocab_size = logits.words / rows;
@@ -28,7 +28,8 @@ pub fn forward(r: &mut Recorder, logits: View, targets: View, losses: View, soft
     ));
 }
 
-/// Turns softmax [N,V] into the gradient of the loss, in place; `scale` is 1 / positions in the whole batch.
+/// Turns softmax `[N,V]` into the gradient of the loss, in place; `scale` is 1 / positions in the whole
+/// batch.
 pub fn backward(r: &mut Recorder, targets: View, softmax_to_gradient: View, scale: f32) {
     let rows = targets.words;
     let vocab_size = softmax_to_gradient.words / rows;

@@ -11,6 +11,7 @@ use crate::recording::View;
 /// A dropout site: its mask is a function of these, the step and the element's index.
 #[derive(Clone, Copy, Debug)]
 pub struct Dropout {
+    /// The run's seed.
     pub seed: u64,
     /// Unique to the site within the model.
     pub purpose: u32,
@@ -19,7 +20,7 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// output = keep ? input / (1-p) : 0. `step_number` [2] is the micro-batch's number, low word first.
+    /// output = keep ? input / (1-p) : 0. `step_number` `[2]` is the micro-batch's number, low word first.
     pub fn apply(&self, r: &mut Recorder, input: View, step_number: View, output: View) {
         assert_eq!(input.words, output.words, "dropout keeps its input's shape");
         r.add(dropout::dispatch(

@@ -8,7 +8,9 @@ use crate::exact::snap;
 use crate::kernels::{embedding_backward, embedding_forward, position_backward};
 use crate::recording::View;
 
-/// output[b,t,:] = wte[tokens[b,t],:] + wpe[t,:]. Shapes: tokens [B,T], wte [V,C], wpe [T,C], output [B,T,C].
+/// `output[b,t,:] = wte[tokens[b,t],:] + wpe[t,:]`.
+///
+/// Shapes: tokens `[B,T]`, wte `[V,C]`, wpe `[T,C]`, output `[B,T,C]`.
 pub fn forward(
     r: &mut Recorder,
     context: usize,
@@ -32,9 +34,9 @@ pub fn forward(
     ));
 }
 
-/// Gradients of both tables from d_output [B,T,C]. d_wpe [T,C] is overwritten; to d_wte [V,C], which
-/// holds the tied output projection's gradient, the tokens' sums are added. `order` [B*T] lists the
-/// positions sorted by token and `starts` [V+1] says where each token's run begins.
+/// Gradients of both tables from d_output `[B,T,C]`. d_wpe `[T,C]` is overwritten; to d_wte `[V,C]`, which
+/// holds the tied output projection's gradient, the tokens' sums are added. `order` `[B*T]` lists the
+/// positions sorted by token and `starts` `[V+1]` says where each token's run begins.
 pub fn backward(
     r: &mut Recorder,
     context: usize,

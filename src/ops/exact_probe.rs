@@ -13,6 +13,7 @@ use crate::recording::{Dispatch, Executor, Group, Program, Residence, View};
 
 /// A function that the probe's kernel can apply; its number is its place in [`FUNCTIONS`].
 pub struct Function {
+    /// As messages name it.
     pub name: &'static str,
     /// The inputs for which its bits are fixed, as ranges of bit patterns.
     pub domain: &'static [RangeInclusive<u32>],
@@ -26,6 +27,7 @@ const TO_2_100: RangeInclusive<u32> = 0x0d80_0000..=0x7180_0000; // 2^-100 to 2^
 const TO_MINUS_2_100: RangeInclusive<u32> = 0x8d80_0000..=0xf180_0000;
 const TO_2_50: &[RangeInclusive<u32>] = &[0x2680_0000..=0x5880_0000, 0xa680_0000..=0xd880_0000];
 
+/// Every function, by its number in the kernel.
 #[rustfmt::skip]
 pub const FUNCTIONS: [Function; 13] = [
     Function { name: "snap", domain: FINITE },
@@ -44,7 +46,7 @@ pub const FUNCTIONS: [Function; 13] = [
     Function { name: "random numbers", domain: &[0..=u32::MAX] },
 ];
 
-/// `output` = function number `function` of `input`, both as bits. input, output: [count].
+/// `output` = function number `function` of `input`, both as bits. input, output: `[count]`.
 pub fn probe(function: usize, input: View, output: View) -> Dispatch {
     assert!(function < FUNCTIONS.len(), "the probe has no function {function}");
     assert_eq!(input.words, output.words, "the probe has one output for each input");
@@ -122,9 +124,13 @@ pub fn sample(function: usize, count: usize) -> Vec<u32> {
 /// Where a device's result is not the one that the contract fixes; all three as bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
+    /// Its name in [`FUNCTIONS`].
     pub function: &'static str,
+    /// The input.
     pub input: u32,
+    /// The contract's result.
     pub wanted: u32,
+    /// The device's result.
     pub got: u32,
 }
 

@@ -25,8 +25,11 @@ fn spread(groups: usize) -> [u32; 3] {
 
 /// How a row kernel's workgroup is laid out: see shaders/include/row.glsl.
 pub struct RowLayout {
+    /// Invocations that share a row.
     pub row_width: u32,
+    /// Rows of a workgroup.
     pub rows_per_group: u32,
+    /// Workgroups in x, y and z.
     pub groups: [u32; 3],
 }
 

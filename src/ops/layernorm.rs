@@ -10,13 +10,18 @@ use crate::exact::{rsqrt, snap};
 use crate::kernels::{layernorm_backward, layernorm_backward_params, layernorm_forward};
 use crate::recording::View;
 
-/// The parameters and saved statistics of one LayerNorm. gamma, beta [C]; stats [N,2].
+/// The parameters and saved statistics of one LayerNorm. gamma, beta `[C]`; stats `[N,2]`.
 #[derive(Clone, Copy)]
 pub struct LayerNorm {
+    /// C.
     pub d_model: usize,
+    /// Added to the variance.
     pub eps: f32,
+    /// The gain.
     pub gamma: View,
+    /// The bias.
     pub beta: View,
+    /// Mean and reciprocal standard deviation of each row.
     pub stats: View,
 }
 
@@ -25,7 +30,7 @@ impl LayerNorm {
         (1.0 / self.d_model as f64) as f32
     }
 
-    /// output = (input - mean) * rstd * gamma + beta; writes `stats`. input, output: [N,C].
+    /// output = (input - mean) * rstd * gamma + beta; writes `stats`. input, output: `[N,C]`.
     pub fn forward(&self, r: &mut Recorder, input: View, output: View) {
         let rows = input.words / self.d_model;
         assert_eq!(input.words, rows * self.d_model, "LayerNorm input is [N,C]");
@@ -54,9 +59,9 @@ impl LayerNorm {
         ));
     }
 
-    /// Gradients from d_output [N,C]: of the input, stored in d_input [N,C] or added to what it
-    /// holds, and of the parameters, stored in d_gamma and d_beta [C]. `partials` is scratch of
-    /// [2,64,C].
+    /// Gradients from d_output `[N,C]`: of the input, stored in d_input `[N,C]` or added to what it
+    /// holds, and of the parameters, stored in d_gamma and d_beta `[C]`. `partials` is scratch of
+    /// `[2,64,C]`.
     pub fn backward(
         &self,
         r: &mut Recorder,

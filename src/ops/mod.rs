@@ -22,15 +22,19 @@ use crate::recording::{Dispatch, Traits};
 
 /// Collects dispatches in the order they are to take effect.
 pub struct Recorder {
+    /// What may be known of the device.
     pub traits: Traits,
+    /// What was recorded so far.
     pub dispatches: Vec<Dispatch>,
 }
 
 impl Recorder {
+    /// An empty recorder.
     pub fn new(traits: Traits) -> Recorder {
         Recorder { traits, dispatches: Vec::new() }
     }
 
+    /// Adds a dispatch after those before.
     pub fn add(&mut self, dispatch: Dispatch) {
         self.dispatches.push(dispatch);
     }

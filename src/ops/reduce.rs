@@ -26,7 +26,7 @@ pub fn scratch_words(count: usize) -> usize {
     words.max(1)
 }
 
-/// output[0] = sum over input, or over input's squares. `scratch` has `scratch_words(input.words)`.
+/// output`[0]` = sum over input, or over input's squares. `scratch` has `scratch_words(input.words)`.
 pub fn sum(r: &mut Recorder, input: View, square: bool, scratch: View, output: View) {
     assert_eq!(output.words, 1, "a sum is one number");
     let mut source = input;

@@ -12,14 +12,18 @@ use crate::recording::View;
 /// The shape of attention: B sequences of T positions, H heads of D channels.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionShape {
+    /// B.
     pub batch: usize,
+    /// T.
     pub context: usize,
+    /// H.
     pub n_head: usize,
+    /// D.
     pub d_head: usize,
 }
 
 impl AttentionShape {
-    /// Elements of the score and probability tensors, [B,H,T,T].
+    /// Elements of the score and probability tensors, `[B,H,T,T]`.
     pub fn score_words(&self) -> usize {
         self.batch * self.n_head * self.context * self.context
     }
@@ -34,7 +38,7 @@ impl AttentionShape {
     }
 }
 
-/// probs = causal softmax(scale * scores), both [B,H,T,T]; scores past the diagonal are not read,
+/// probs = causal softmax(scale * scores), both `[B,H,T,T]`; scores past the diagonal are not read,
 /// probabilities past it are written as 0.
 pub fn forward(r: &mut Recorder, shape: AttentionShape, scores: View, probs: View) {
     assert_eq!(scores.words, shape.score_words(), "scores are [B,H,T,T]");
@@ -55,8 +59,8 @@ pub fn forward(r: &mut Recorder, shape: AttentionShape, scores: View, probs: Vie
     ));
 }
 
-/// Turns `gradient` from dP into dS, in place. probs, gradient [B,H,T,T]; output (attention's own
-/// output) and d_output [B,T,H*D]. Gradients past the diagonal are not read and become 0.
+/// Turns `gradient` from dP into dS, in place. probs, gradient `[B,H,T,T]`; output (attention's own
+/// output) and d_output `[B,T,H*D]`. Gradients past the diagonal are not read and become 0.
 pub fn backward(
     r: &mut Recorder,
     shape: AttentionShape,

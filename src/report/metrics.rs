@@ -25,10 +25,13 @@ pub struct StepMetrics {
     /// Over the whole validation text, in nats per token, if it was measured after this step.
     #[serde(rename = "val/loss")]
     pub val_loss: Option<f64>,
+    /// The step's learning rate.
     pub lr: f64,
     /// Of the whole gradient before clipping.
     pub grad_norm: f64,
+    /// Milliseconds that the step took, without evaluations and saves.
     pub step_ms: f64,
+    /// Tokens of the step over its time.
     pub tokens_per_second: f64,
 }
 

@@ -16,7 +16,9 @@ pub struct StepReport {
     pub loss: f64,
     /// The last validation loss, if there is one yet.
     pub val_loss: Option<f64>,
+    /// Of the whole gradient before clipping.
     pub grad_norm: f64,
+    /// Tokens of the step over its time.
     pub tokens_per_second: f64,
 }
 

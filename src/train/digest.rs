@@ -12,12 +12,14 @@ const KINDS: [&str; 3] = ["", "m.", "v."];
 /// tensor two states differ in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDigest {
+    /// Updates made.
     pub step: u64,
     /// One a tensor: parameters, first moments, second moments, each in canonical order.
     pub tensors: Vec<blake3::Hash>,
 }
 
 impl StateDigest {
+    /// Hashes a state, on all cores.
     pub fn of(state: &TrainState) -> StateDigest {
         let tensors: Vec<&Vec<f32>> = state.tensors().collect();
         StateDigest { step: state.step, tensors: tensors.into_par_iter().map(|t| hash(t)).collect() }

@@ -13,7 +13,7 @@ pub struct Evaluation {
     pub tokens: usize,
 }
 
-/// Runs `losses` over every window of a text and averages in f64, in the windows' order.
+/// Runs `losses` over every window of a text and averages in f64, position by position.
 pub fn evaluate(
     tokens: &[u32],
     windows: &EvaluationWindows,
@@ -25,7 +25,9 @@ pub fn evaluate(
     let (mut sum, mut counted) = (0.0f64, 0);
     for first in (0..windows.count()).step_by(batch_words / context) {
         counted += windows.fill(tokens, first, &mut batch.tokens, &mut batch.targets);
-        sum += losses(&batch)?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        // One after the other, so that the batch size changes no bit. What past the end was not
+        // predicted has a loss of 0.
+        losses(&batch)?.iter().for_each(|&loss| sum += f64::from(loss));
     }
     Ok(Evaluation { loss: sum / counted as f64, tokens: counted })
 }

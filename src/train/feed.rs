@@ -12,6 +12,7 @@ pub struct Feed<'a> {
 }
 
 impl<'a> Feed<'a> {
+    /// Micro-batches of `batch_size` windows of `tokens`, `grad_accum` of them a step.
     pub fn new(
         tokens: &'a [u32],
         windows: TrainingWindows,

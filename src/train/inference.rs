@@ -2,6 +2,7 @@
 
 use crate::config::ModelConfig;
 use crate::error::Result;
+use crate::exact::snap;
 use crate::model::gpt::{Gpt, Inputs, Purpose};
 use crate::ops::Recorder;
 use crate::recording::{
@@ -11,10 +12,12 @@ use crate::train::session::MicroBatch;
 
 /// The forward pass of one batch shape as a program.
 pub struct InferenceProgram {
+    /// Buffers and recordings.
     pub program: Program,
+    /// The model in it.
     pub model: Gpt,
     inputs: Inputs,
-    /// [N]
+    /// `[N]`
     losses: View,
     forward: RecordingId,
     evaluation: RecordingId,
@@ -46,14 +49,16 @@ pub struct Inference {
 }
 
 impl Inference {
-    /// `load` makes the executor; `params` are in canonical order.
+    /// `load` makes the executor; `params` are in canonical order, and snapped as training does: another
+    /// program's may be too small for the exact contract.
     pub fn new(
         program: InferenceProgram,
         params: &[Vec<f32>],
         load: impl FnOnce(Program) -> Result<Box<dyn Executor>>,
     ) -> Result<Inference> {
         let mut executor = load(program.program.clone())?;
-        executor.write(program.model.params, &program.model.arena.pack(params))?;
+        let params: Vec<Vec<f32>> = params.iter().map(|t| t.iter().map(|&x| snap(x)).collect()).collect();
+        executor.write(program.model.params, &program.model.arena.pack(&params))?;
         Ok(Inference { program, executor })
     }
 
@@ -62,14 +67,14 @@ impl Inference {
         self.program.model.config.context
     }
 
-    /// Losses [B*T]; targets equal to [`IGNORE`](crate::data::IGNORE) give 0.
+    /// Losses `[B*T]`; targets equal to [`IGNORE`](crate::data::IGNORE) give 0.
     pub fn losses(&mut self, batch: &MicroBatch) -> Result<Vec<f32>> {
         let ticket = self.submit(self.program.evaluation, batch)?;
         let words = self.executor.fetch(ticket, self.program.losses.buffer)?;
         Ok(bytemuck::cast_slice(&words).to_vec())
     }
 
-    /// Logits [T,V] of the first window of the batch last given to [`Inference::losses`].
+    /// Logits `[T,V]` of the first window of the batch last given to [`Inference::losses`].
     pub fn first_logits(&mut self) -> Result<Vec<f32>> {
         let config = &self.program.model.config;
         let words =
@@ -77,7 +82,7 @@ impl Inference {
         Ok(bytemuck::cast_slice(&words).to_vec())
     }
 
-    /// Logits [V] of the token that follows `tokens`, of which the last T count.
+    /// Logits `[V]` of the token that follows `tokens`, of which the last T count.
     pub fn next_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let seen = &tokens[tokens.len().saturating_sub(self.context())..];
         assert!(!seen.is_empty(), "a prediction follows at least one token");

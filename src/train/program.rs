@@ -9,32 +9,41 @@ use crate::recording::{Group, Program, RecordingId, Residence, Traits, View};
 /// What decides the recordings of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepShape {
+    /// The model's shape.
     pub model: ModelConfig,
     /// Sequences in a micro-batch.
     pub batch_size: usize,
     /// Micro-batches in a step.
     pub grad_accum: usize,
+    /// Decay of the first moment.
     pub beta1: f64,
+    /// Decay of the second moment.
     pub beta2: f64,
+    /// Added to AdamW's denominator.
     pub eps: f64,
     /// 0: no clipping.
     pub grad_clip: f64,
+    /// Seed of dropout.
     pub seed: u64,
 }
 
 /// One recording of a micro-batch and what it reads.
 pub struct Micro {
+    /// Forward, loss and backward.
     pub recording: RecordingId,
+    /// Its tokens.
     pub inputs: Inputs,
+    /// Its positions, sorted by token.
     pub sorted: SortedPositions,
 }
 
 /// The update and what it reads and reports.
 pub struct Update {
+    /// Norm, clipping, AdamW.
     pub recording: RecordingId,
-    /// [3]: see [`adam::schedule_words`].
+    /// `[3]`: see [`adam::schedule_words`].
     pub schedule: View,
-    /// [3]: mean loss, gradient norm before clipping, sum of squares.
+    /// `[3]`: mean loss, gradient norm before clipping, sum of squares.
     pub results: View,
     /// [1]: the first element of the arena that stayed as it was because it would not be finite, or
     /// [`adam::NONE_SPOILED`].
@@ -43,15 +52,19 @@ pub struct Update {
 
 /// A forward pass that reports losses.
 pub struct Evaluation {
+    /// Forward and loss, without dropout.
     pub recording: RecordingId,
+    /// Its tokens.
     pub inputs: Inputs,
-    /// [N]
+    /// `[N]`
     pub losses: View,
 }
 
 /// Everything a training session runs, and where its state lies.
 pub struct TrainProgram {
+    /// Buffers and recordings.
     pub program: Program,
+    /// The model in it.
     pub model: Gpt,
     /// Adam's first moments, laid out as the parameters.
     pub m: View,
@@ -63,23 +76,26 @@ pub struct TrainProgram {
     pub first: Micro,
     /// Every further one adds to it; `None` without gradient accumulation.
     pub next: Option<Micro>,
+    /// The update after the last micro-batch.
     pub update: Update,
+    /// For validation.
     pub evaluation: Evaluation,
 }
 
 /// Gradients and losses on their way from the micro-batches to the update.
 struct Sums {
-    /// [arena.words]
+    /// `[arena.words]`
     grads: View,
-    /// [1]
+    /// `[1]`
     loss: View,
-    /// [N]
+    /// `[N]`
     losses: View,
-    /// [reduce::scratch_words]
+    /// `[reduce::scratch_words]`
     scratch: View,
 }
 
 impl TrainProgram {
+    /// Writes the program of a step's shape for a device of these traits.
     pub fn new(shape: &StepShape, traits: Traits) -> TrainProgram {
         let mut program = Program::default();
         let p = &mut program;

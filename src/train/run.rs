@@ -22,9 +22,13 @@ use crate::train::verify::{Chain, StepRecord};
 /// What the loop needs to know.
 #[derive(Clone, Copy)]
 pub struct Setup<'a> {
+    /// What was asked for.
     pub config: &'a TrainConfig,
+    /// What to train and validate on.
     pub data: &'a Dataset,
+    /// Where results go.
     pub folder: &'a RunFolder,
+    /// Whether the user wants to stop.
     pub interrupt: &'a Interrupt,
     /// The state that the session starts from.
     pub start: &'a TrainState,
@@ -35,6 +39,7 @@ pub struct Setup<'a> {
 /// What a finished run came to.
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    /// Steps taken since the start of the run.
     pub steps: u64,
     /// Of the last step, in nats a token.
     pub train_loss: f64,
@@ -44,6 +49,7 @@ pub struct Outcome {
     pub tokens_per_second: f64,
     /// The last checkpoint's folder.
     pub checkpoint: PathBuf,
+    /// Over every parameter and moment after the last step.
     pub digest: String,
     /// The trained parameters in canonical order.
     pub params: Vec<Vec<f32>>,
@@ -106,8 +112,10 @@ pub struct Run<'a> {
     /// The newest step that has finished, with its time in seconds.
     unreported: Option<(StepResult, f64)>,
     train_loss: f64,
-    /// As measured last.
+    /// Measured after the newest step, if it was.
     val_loss: Option<f64>,
+    /// Measured last.
+    shown_val_loss: Option<f64>,
     /// The lowest validation loss of a checkpoint, and its step.
     best: Option<(f64, u64)>,
     /// The newest checkpoint saved.
@@ -158,6 +166,7 @@ impl<'a> Run<'a> {
             unreported: None,
             train_loss: f64::NAN,
             val_loss: None,
+            shown_val_loss: None,
             best,
             saved: None,
             setup,
@@ -241,6 +250,7 @@ impl<'a> Run<'a> {
         }
         let (last, seconds) = self.unreported.take().expect("a step was submitted");
         self.val_loss = if measure { self.measure()? } else { None };
+        self.shown_val_loss = self.val_loss.or(self.shown_val_loss);
         self.report(last, self.val_loss, seconds)?;
         Ok(last)
     }
@@ -283,7 +293,7 @@ impl<'a> Run<'a> {
         self.progress.step(&StepReport {
             step: result.step,
             loss: metrics.train_loss,
-            val_loss: val_loss.or(self.val_loss),
+            val_loss: self.shown_val_loss,
             grad_norm: metrics.grad_norm,
             tokens_per_second,
         });

@@ -17,6 +17,7 @@ pub struct Sampler {
     /// Only the likeliest tokens whose probabilities reach P together are drawn from
     /// (Holtzman et al. 2019).
     pub top_p: Option<f64>,
+    /// The same seed draws the same text.
     pub seed: u64,
 }
 

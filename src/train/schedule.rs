@@ -4,8 +4,11 @@
 /// so that it is the same on every platform.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
+    /// The highest rate.
     pub lr: f64,
+    /// The rate at the end.
     pub min_lr: f64,
+    /// Steps over which the rate rises.
     pub warmup_steps: u64,
     /// Steps of the whole run, warm-up included.
     pub total_steps: u64,

@@ -13,8 +13,11 @@ use crate::train::program::{Micro, StepShape, TrainProgram};
 /// Parameters and moments on the host, each in the canonical order of parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainState {
+    /// The parameters.
     pub params: Vec<Vec<f32>>,
+    /// AdamW's first moments.
     pub m: Vec<Vec<f32>>,
+    /// AdamW's second moments.
     pub v: Vec<Vec<f32>>,
     /// Updates made so far.
     pub step: u64,
@@ -36,21 +39,27 @@ impl TrainState {
 /// Tokens of one micro-batch: B*T each.
 #[derive(Clone, Debug, Default)]
 pub struct MicroBatch {
+    /// What the model sees.
     pub tokens: Vec<u32>,
+    /// What it is to predict: the tokens one further on.
     pub targets: Vec<u32>,
 }
 
 /// What changes from step to step beside the tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct StepRates {
+    /// Learning rate.
     pub lr: f64,
+    /// AdamW's decay of matrices, before it is multiplied by the learning rate.
     pub weight_decay: f64,
 }
 
 /// One submit of a step: a recording and the whole content of each upload buffer that it reads.
 #[derive(Clone, Debug)]
 pub struct Submit {
+    /// What to run.
     pub recording: RecordingId,
+    /// Every upload buffer that it reads, and its words.
     pub uploads: Vec<(BufferId, Vec<u32>)>,
 }
 
@@ -68,6 +77,7 @@ pub struct StepResult {
 /// A loaded training step and the state it works on.
 pub struct Session {
     shape: StepShape,
+    /// The program and where its state lies.
     pub train: TrainProgram,
     executor: Box<dyn Executor>,
     /// Updates submitted so far.
@@ -95,6 +105,7 @@ impl Session {
         self.step
     }
 
+    /// What decided the recordings.
     pub fn shape(&self) -> &StepShape {
         &self.shape
     }
@@ -155,7 +166,7 @@ impl Session {
         Ok(results.pop().expect("a step was submitted"))
     }
 
-    /// Losses [B*T] of one batch, without training. Targets equal to
+    /// Losses `[B*T]` of one batch, without training. Targets equal to
     /// [`IGNORE`](crate::ops::cross_entropy::IGNORE) give 0.
     pub fn losses(&mut self, batch: &MicroBatch) -> Result<Vec<f32>> {
         let evaluation = &self.train.evaluation;

@@ -22,6 +22,7 @@ pub enum Kind {
     Virtual,
     /// Software Vulkan.
     Cpu,
+    /// Whatever the driver calls otherwise.
     Other,
 }
 
@@ -30,9 +31,11 @@ pub enum Kind {
 pub struct DeviceInfo {
     /// Its place in the driver's list: what `--device INDEX` takes.
     pub index: usize,
+    /// As the driver gives it.
     pub name: String,
     /// The driver's name and version.
     pub driver: String,
+    /// What sort of processor it is.
     pub kind: Kind,
     /// True if it can keep the exact contract (NUMERICS.md).
     pub exact: bool,
@@ -50,6 +53,7 @@ pub struct DeviceInfo {
     pub max_storage_range_bytes: u64,
     /// The largest single allocation.
     pub max_allocation_bytes: u64,
+    /// The longest push constants.
     pub max_push_bytes: u64,
     /// The most workgroups of one dispatch in x, y and z.
     pub max_groups: [u32; 3],

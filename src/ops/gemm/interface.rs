@@ -14,7 +14,12 @@ pub enum Tiling {
     Alone,
     /// `gemm_tiled`, `gemm_backward_tiled`: a workgroup computes `64 * row_quads` x `64 * column_quads`
     /// elements through shared memory.
-    Shared { row_quads: u32, column_quads: u32 },
+    Shared {
+        /// Fours of rows that an invocation sums.
+        row_quads: u32,
+        /// Fours of columns that an invocation sums.
+        column_quads: u32,
+    },
 }
 
 /// Rows and columns that one workgroup of `gemm` computes: an invocation's 8 x 8, for 8 invocations in a row.

@@ -19,7 +19,9 @@ use crate::recording::{Dispatch, Traits, View};
 /// An operand: some words of a buffer, and how the matrices lie in them.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix {
+    /// The words.
     pub view: View,
+    /// How the matrices lie in them.
     pub layout: Layout,
 }
 
@@ -57,24 +59,34 @@ pub enum Pass {
     Backward,
 }
 
-/// C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n]), for every batch.
+/// `C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n])`, for every batch.
 ///
 /// Batch `z` is inner batch `z % batch_inner` of outer batch `z / batch_inner`. Outer is the coarser one: C's
 /// inner batches lie inside an outer batch, one after the other or side by side in the rows, as attention
 /// heads do.
 #[derive(Clone, Copy, Debug)]
 pub struct Gemm {
+    /// Which pair of kernels computes it.
     pub pass: Pass,
+    /// Rows of op(A) and C.
     pub m: usize,
+    /// Terms of each sum: columns of op(A), rows of op(B).
     pub k: usize,
+    /// Columns of op(B) and C.
     pub n: usize,
+    /// The left operand.
     pub a: Matrix,
+    /// The right operand.
     pub b: Matrix,
+    /// The result, never transposed.
     pub c: Matrix,
     /// `[n]`
     pub bias: Option<View>,
+    /// Outer batches, at least 1.
     pub batch_outer: usize,
+    /// Inner batches in each, at least 1.
     pub batch_inner: usize,
+    /// The triangle that is not needed or is zero.
     pub causal: Causal,
 }
 

@@ -28,6 +28,7 @@ impl Causal {
         }
     }
 
+    /// The inverse of [`Causal::code`]. Panics if the code is none.
     pub fn from_code(code: u32) -> Causal {
         match code {
             0 => Causal::None,
@@ -61,19 +62,28 @@ impl Layout {
     }
 }
 
-/// C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n]), `batches` times.
+/// `C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n])`, `batches` times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// Rows of op(A) and C.
     pub m: usize,
+    /// Terms of each sum.
     pub k: usize,
+    /// Columns of op(B) and C.
     pub n: usize,
+    /// A bias is added.
     pub use_bias: bool,
+    /// Where A lies.
     pub a: Layout,
+    /// Where B lies.
     pub b: Layout,
+    /// Where C lies.
     pub c: Layout,
     /// Batch z is inner batch z % batch_inner of outer batch z / batch_inner.
     pub batch_inner: usize,
+    /// Products in all, a multiple of `batch_inner`.
     pub batches: usize,
+    /// The triangle that is not needed or is zero.
     pub causal: Causal,
 }
 

@@ -2,11 +2,10 @@
 
 use pulp::Simd;
 
+use crate::exact::SNAP_BELOW;
+
 /// Vectors in a row of a tile.
 pub const VECTORS: usize = 2;
-
-/// What [`snap`](crate::exact::snap) makes +0: less than 2^-50.
-const SNAP_BELOW: f32 = f32::from_bits((127 - 50) << 23);
 
 /// Columns of a tile.
 pub const fn tile_columns<S: Simd>() -> usize {

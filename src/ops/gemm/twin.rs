@@ -28,8 +28,11 @@ const SHARED_FLOPS: u64 = 4_000_000;
 
 /// The operands' elements. C's elements that the product does not cover keep their values.
 pub struct Operands<'a> {
+    /// The left operand's words.
     pub a: &'a [f32],
+    /// The right operand's words.
     pub b: &'a [f32],
+    /// The result's words.
     pub c: &'a mut [f32],
     /// Read only if the problem uses a bias.
     pub bias: &'a [f32],

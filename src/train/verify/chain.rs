@@ -7,6 +7,7 @@ use crate::train::verify::StepRecord;
 /// The links so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
+    /// In the order of the steps.
     pub links: Vec<Link>,
 }
 

@@ -11,7 +11,9 @@ pub struct Difference {
     pub step: u64,
     /// The run that differs from the first, from 1.
     pub run: u64,
+    /// The device that differs.
     pub device: String,
+    /// The device of the first run.
     pub reference_device: String,
     /// A parameter's name, behind `m.` or `v.` for its moments; or `loss` or `grad_norm`.
     pub tensor: String,
@@ -19,30 +21,39 @@ pub struct Difference {
     pub element: usize,
     /// Elements of that tensor that differ; 0 if the first run, repeated to find them, came out otherwise.
     pub elements_different: usize,
+    /// The element in the first run.
     pub reference: Value,
+    /// The element in the run that differs.
     pub value: Value,
     /// How many floats lie between the two values, one of them counted.
     pub ulp: u64,
     /// The first operation of the step that gives another result, if one does when the step is replayed
     /// on both devices.
     pub op: Option<Op>,
+    /// One sentence for a person.
     pub likely_cause: String,
 }
 
 /// A result of one dispatch that differs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Op {
+    /// The kernel's name.
     pub kernel: String,
     /// The recording that the dispatch belongs to, and its place in it, from 0.
     pub recording: String,
+    /// Its place in the recording, from 0.
     pub dispatch: usize,
     /// The buffer it writes.
     pub tensor: String,
     /// The first element that differs, within the view that the dispatch writes.
     pub element: usize,
+    /// Elements of the view that differ.
     pub elements_different: usize,
+    /// The element on the first run's device.
     pub reference: Value,
+    /// The element on the other device.
     pub value: Value,
+    /// How many floats apart the two are.
     pub ulp: u64,
 }
 

@@ -23,9 +23,11 @@ use crate::train::session::{Session, StepRates, Submit, TrainState};
 /// What one step left.
 #[derive(Clone, Debug)]
 pub struct StepRecord {
+    /// Mean over every position of the whole batch.
     pub loss: f32,
     /// Before clipping.
     pub grad_norm: f32,
+    /// The hashes of every parameter and moment.
     pub state: StateDigest,
 }
 
@@ -43,15 +45,21 @@ pub type Load = Box<dyn Fn(Program) -> Result<Box<dyn Executor>>>;
 
 /// A device and what it trains.
 pub struct Trainer<'a> {
+    /// The device's name.
     pub device: String,
+    /// The step, loaded on it.
     pub session: Session,
+    /// What each step trains on.
     pub feed: Feed<'a>,
+    /// The learning rate of each step.
     pub schedule: Schedule,
+    /// AdamW's decay of matrices.
     pub weight_decay: f64,
     /// The state before the first step, the same for every trainer.
     pub initial: &'a TrainState,
     /// The device's traits and how it loads further programs, to replay a step on it.
     pub traits: Traits,
+    /// Loads a further program on the device.
     pub load: Load,
 }
 
@@ -107,6 +115,7 @@ pub struct Verification {
     pub digest: String,
     /// The first run's steps.
     pub records: Vec<StepRecord>,
+    /// `None`: every run gave the same bits.
     pub first_difference: Option<Difference>,
 }
 

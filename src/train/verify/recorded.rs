@@ -20,9 +20,13 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Where and with what a chain was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
+    /// Version of the program.
     pub hlx_version: String,
+    /// The device's name.
     pub device: String,
+    /// The driver's name and version.
     pub driver: String,
+    /// What the arithmetic promised.
     pub precision: Precision,
     /// Hash of each kernel's SPIR-V.
     pub kernels: BTreeMap<String, String>,
@@ -100,7 +104,9 @@ struct RecordedStep {
 /// A verification's first run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recorded {
+    /// [`FORMAT_VERSION`] of the program that wrote it.
     pub format_version: u32,
+    /// Where and with what it was made.
     pub header: Header,
     /// The tensors of a state: parameters, first moments, second moments.
     tensors: Vec<String>,
@@ -110,12 +116,15 @@ pub struct Recorded {
 /// Where a run here first differs from a recorded one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RecordedDifference {
+    /// From 1.
     pub step: u64,
     /// A tensor's name; or `loss` or `grad_norm`.
     pub tensor: String,
     /// The bits, or the hash of a tensor, there and here.
     pub reference: String,
+    /// What came out here.
     pub value: String,
+    /// One sentence for a person.
     pub likely_cause: String,
 }
 
@@ -130,6 +139,7 @@ impl fmt::Display for RecordedDifference {
 }
 
 impl Recorded {
+    /// A verification's first run as a file holds it.
     pub fn new(header: Header, records: &[StepRecord], specs: &[ParameterSpec]) -> Recorded {
         let mut chain = Chain::default();
         let hex = |x: f32| format!("{:08x}", x.to_bits());
