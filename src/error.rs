@@ -56,3 +56,10 @@ impl Error {
         }
     }
 }
+
+/// Text out of a file, fit for a message of one line: line breaks and other control characters are
+/// written as escapes.
+pub fn one_line(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}

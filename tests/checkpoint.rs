@@ -154,10 +154,7 @@ fn damage_to_any_file_is_found_and_the_file_named() {
         let mut flipped = bytes.clone();
         flipped[bytes.len() / 2] ^= 1;
         fs::write(&path, flipped).unwrap();
-        assert!(Checkpoint::load(&step).is_err(), "one bit of {name}");
-        if name != "manifest.json" {
-            message(Checkpoint::load(&step), &[&name, "damaged", "hash"]);
-        }
+        message(Checkpoint::load(&step), &[&name, "damaged", "hash"]);
         fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         message(Checkpoint::load(&step), &[&name, "damaged"]);
         fs::remove_file(&path).unwrap();
@@ -181,7 +178,7 @@ fn a_checkpoint_of_another_version_says_so() {
 fn a_run_keeps_its_newest_and_its_best() {
     let folder = TempDir::new().unwrap();
     let run = RunFolder::at(folder.path().join("run"));
-    run.prepare(&config()).unwrap();
+    let _lock = run.prepare(&config(), None).unwrap();
     for step in [10, 20, 30, 40, 50] {
         run.save(&checkpoint(step), 2).unwrap();
     }
@@ -198,7 +195,7 @@ fn a_run_keeps_its_newest_and_its_best() {
 fn resuming_takes_the_newest_whole_checkpoint() {
     let folder = TempDir::new().unwrap();
     let run = RunFolder::at(folder.path());
-    assert_eq!(run.load_to_resume(&ResumeFrom::Auto).unwrap(), None);
+    assert!(run.load_to_resume(&ResumeFrom::Auto).unwrap().is_none());
     message(run.load_to_resume(&ResumeFrom::Path(folder.path().into())), &["no checkpoint in it"]);
     message(run.load_to_resume(&ResumeFrom::Path("no/such".into())), &["no/such", "no such folder"]);
     for step in [10, 20, 30] {
@@ -233,27 +230,58 @@ fn a_new_run_does_not_write_over_another() {
     let mut config = config();
     config.out = Some(out.clone());
     let run = RunFolder::for_new_run(&config).unwrap();
-    run.prepare(&config).unwrap();
+    let lock = run.prepare(&config, None).unwrap();
+    let id = format!("process {}", std::process::id());
+    message(RunFolder::for_new_run(&config), &["deep", "in use", &id, "another --out"]);
+    drop(lock);
     let error = RunFolder::for_new_run(&config).unwrap_err();
     assert_eq!(error.exit_code(), 2);
     assert!(error.to_string().contains("--resume"), "{error}");
-    assert_eq!(
-        RunFolder::to_resume(&ResumeFrom::Path(out.join("step-00000010")), &config.to_options()).unwrap(),
-        run
-    );
-    assert_eq!(RunFolder::to_resume(&ResumeFrom::Auto, &config.to_options()).unwrap(), run);
+    let resumed = |choice| RunFolder::to_resume(&choice, &config.to_options()).unwrap().path().to_owned();
+    assert_eq!(resumed(ResumeFrom::Path(out.join("step-00000010"))), out);
+    assert_eq!(resumed(ResumeFrom::Auto), out);
+}
+
+#[test]
+fn a_folder_in_use_is_refused_and_free_again_afterwards() {
+    let folder = TempDir::new().unwrap();
+    let run = RunFolder::at(folder.path());
+    let lock = run.lock().unwrap();
+    let id = std::process::id().to_string();
+    assert_eq!(fs::read_to_string(folder.path().join("lock")).unwrap().trim(), id);
+    for result in [run.lock(), run.prepare(&config(), None)] {
+        message(result, &["in use", &format!("process {id} "), "--out"]);
+    }
+    assert_eq!(snapshot_names(folder.path()), ["lock"], "a refused run writes nothing");
+    drop(lock);
+    assert_eq!(fs::read(folder.path().join("lock")).unwrap(), b"", "the id is taken back");
+    let _again = run.prepare(&config(), None).unwrap();
 }
 
 #[test]
 fn what_a_crash_left_behind_is_cleared() {
     let folder = TempDir::new().unwrap();
     let run = RunFolder::at(folder.path());
-    for name in [".step-00000010.tmp", "step-00000010.old"] {
+    run.save(&checkpoint(20), 0).unwrap();
+    for name in [".step-00000010.tmp", ".step-00000020.old", ".step-00000005.gone"] {
         fs::create_dir(folder.path().join(name)).unwrap();
         fs::write(folder.path().join(name).join("part"), "x").unwrap();
     }
-    run.prepare(&config()).unwrap();
-    assert_eq!(snapshot_names(folder.path()), ["config.toml"]);
+    drop(run.prepare(&config(), None).unwrap());
+    assert_eq!(snapshot_names(folder.path()), ["best", "config.toml", "latest", "lock", "step-00000020"]);
+}
+
+#[test]
+fn a_checkpoint_that_had_made_way_comes_back_if_its_successor_did_not_arrive() {
+    let folder = TempDir::new().unwrap();
+    let run = RunFolder::at(folder.path());
+    run.save(&checkpoint(20), 0).unwrap();
+    fs::rename(run.step_folder(20), folder.path().join(".step-00000020.old")).unwrap();
+    let (_, found) = run.load_to_resume(&ResumeFrom::Auto).unwrap().unwrap();
+    assert_eq!(found, checkpoint(20));
+    drop(run.prepare(&config(), None).unwrap());
+    assert_eq!(Checkpoint::load(&run.step_folder(20)).unwrap(), checkpoint(20));
+    assert_eq!(snapshot_names(folder.path()), ["best", "config.toml", "latest", "lock", "step-00000020"]);
 }
 
 /// The folder that the transformers library wrote: `HLX_BASELINE`, or where this project's tests expect it.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hlx::checkpoint::Disk;
 use hlx::report::format::{bytes, count, duration};
 use hlx::report::{MemoryPlan, MetricsFile, Progress, StepMetrics, StepReport};
 use tempfile::TempDir;
@@ -69,10 +70,10 @@ fn lines(path: &std::path::Path) -> Vec<StepMetrics> {
 fn metrics_are_one_line_a_step() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("metrics.jsonl");
-    let mut file = MetricsFile::create(&path).unwrap();
+    let mut file = MetricsFile::create(&Disk, &path).unwrap();
     file.write(&metrics(1)).unwrap();
     file.write(&metrics(2)).unwrap();
-    file.flush().unwrap();
+    file.sync().unwrap();
     assert_eq!(lines(&path), [metrics(1), metrics(2)]);
     let text = fs::read_to_string(&path).unwrap();
     for key in [
@@ -94,22 +95,22 @@ fn metrics_are_one_line_a_step() {
 fn resuming_drops_the_lines_of_steps_to_be_taken_again() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("metrics.jsonl");
-    let mut file = MetricsFile::create(&path).unwrap();
+    let mut file = MetricsFile::create(&Disk, &path).unwrap();
     (1..=5).for_each(|step| file.write(&metrics(step)).unwrap());
     drop(file);
     let mut text = fs::read_to_string(&path).unwrap();
     text.push_str("{\"step\": 3, \"epo");
     fs::write(&path, text).unwrap();
-    let mut file = MetricsFile::resume(&path, 3).unwrap();
+    let mut file = MetricsFile::resume(&Disk, &path, 3).unwrap();
     file.write(&metrics(4)).unwrap();
     drop(file);
     let steps: Vec<_> = lines(&path).iter().map(|line| line.step).collect();
     assert_eq!(steps, [1, 2, 3, 4]);
 
     let missing = folder.path().join("missing.jsonl");
-    drop(MetricsFile::resume(&missing, 3).unwrap());
+    drop(MetricsFile::resume(&Disk, &missing, 3).unwrap());
     assert_eq!(fs::read_to_string(&missing).unwrap(), "");
-    assert!(MetricsFile::create(&folder.path().join("no/such/folder.jsonl")).is_err());
+    assert!(MetricsFile::create(&Disk, &folder.path().join("no/such/folder.jsonl")).is_err());
 }
 
 #[derive(Clone, Default)]

@@ -1,74 +1,120 @@
 //! Writes that are either whole or not there, also after a power failure.
+//!
+//! The order is the same everywhere: the content is synced under a temporary name, then renamed, then
+//! the folder that holds the name is synced. A failed sync is an error: the file is given up, because a
+//! second sync of the same file may succeed without having written anything.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
+use super::storage::{Disk, Storage};
 use crate::error::{Error, Result};
 
 /// Writes a file and waits until the disk has it.
-pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
-        let mut file = File::create(path)?;
+        let mut file = storage.create(path)?;
         file.write_all(bytes)?;
-        file.sync_all()
+        file.sync()
     };
     write().map_err(Error::io("cannot write", path))
 }
 
 /// Replaces a file's content: a reader sees the old or the new one, never a part.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace_file_on(&Disk, path, bytes)
+}
+
+/// [`replace_file`], on any storage.
+pub fn replace_file_on(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<()> {
     let Some(name) = path.file_name() else {
         return Err(Error::Input(format!("cannot write {}: it is not the name of a file", path.display())));
     };
     let mut name = name.to_owned();
     name.push(".tmp");
     let temporary = path.with_file_name(name);
-    let replaced = write_file(&temporary, bytes)
-        .and_then(|()| fs::rename(&temporary, path).map_err(Error::io("cannot replace", path)));
+    let replaced = write_file(storage, &temporary, bytes)
+        .and_then(|()| storage.rename(&temporary, path).map_err(Error::io("cannot replace", path)));
     if replaced.is_err() {
         // The first error is the one to report, and nothing half-written stays.
-        let _ = fs::remove_file(&temporary);
+        let _ = storage.remove_file(&temporary);
     }
     replaced?;
-    sync_parent(path)
+    sync_parent(storage, path)
+}
+
+/// Makes a folder that is still there after a power failure, with those that it lies in.
+pub fn create_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
+    let mut new = Vec::new();
+    for folder in path.ancestors().filter(|folder| !folder.as_os_str().is_empty()) {
+        if storage.exists(folder).map_err(Error::io("cannot create", folder))? {
+            break;
+        }
+        new.push(folder);
+    }
+    storage.create_folder(path).map_err(Error::io("cannot create", path))?;
+    new.into_iter().rev().try_for_each(|folder| sync_parent(storage, folder))
 }
 
 /// Moves a finished folder to its place, where an older one of the same name gives way.
-pub fn publish_folder(finished: &Path, place: &Path) -> Result<()> {
-    sync_folder(finished)?;
-    let old = place.with_extension("old");
-    remove_folder(&old)?;
-    if place.exists() {
+pub fn publish_folder(storage: &dyn Storage, finished: &Path, place: &Path) -> Result<()> {
+    sync_folder(storage, finished)?;
+    let replaced = replaced_folder(place);
+    remove_folder(storage, &replaced)?;
+    let is_there = storage.exists(place).map_err(Error::io("cannot replace", place))?;
+    if is_there {
         // A folder cannot be renamed over one with files in it.
-        fs::rename(place, &old).map_err(Error::io("cannot replace", place))?;
+        storage.rename(place, &replaced).map_err(Error::io("cannot replace", place))?;
     }
-    fs::rename(finished, place).map_err(Error::io("cannot move a finished checkpoint to", place))?;
-    sync_parent(place)?;
-    remove_folder(&old)
+    if let Err(error) = storage.rename(finished, place) {
+        if is_there {
+            let _ = storage.rename(&replaced, place);
+        }
+        return Err(Error::io("cannot move a finished checkpoint to", place)(error));
+    }
+    sync_parent(storage, place)?;
+    remove_folder(storage, &replaced)
+}
+
+/// Where the older folder of a name waits while the newer one takes its place.
+pub fn replaced_folder(place: &Path) -> PathBuf {
+    hidden(place, "old")
+}
+
+/// The name under which a folder is written until it is whole.
+pub fn unfinished_folder(place: &Path) -> PathBuf {
+    hidden(place, "tmp")
+}
+
+/// `.NAME.SUFFIX` beside a folder.
+fn hidden(folder: &Path, suffix: &str) -> PathBuf {
+    let name = folder.file_name().expect("a step folder has a name").to_string_lossy();
+    folder.with_file_name(format!(".{name}.{suffix}"))
+}
+
+/// Removes a folder that others may look for: it loses its name at once, and its files after that.
+pub fn retire_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
+    let retired = hidden(path, "gone");
+    remove_folder(storage, &retired)?;
+    storage.rename(path, &retired).map_err(Error::io("cannot remove", path))?;
+    remove_folder(storage, &retired)
 }
 
 /// Removes a folder and what is in it, if it is there.
-pub fn remove_folder(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("cannot remove", path)(error))
-        }
+pub fn remove_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
+    match storage.remove_folder(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("cannot remove", path)(error)),
         _ => Ok(()),
     }
 }
 
-fn sync_parent(path: &Path) -> Result<()> {
+fn sync_parent(storage: &dyn Storage, path: &Path) -> Result<()> {
     match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(parent),
-        _ => sync_folder(Path::new(".")),
+        Some(parent) if !parent.as_os_str().is_empty() => sync_folder(storage, parent),
+        _ => sync_folder(storage, Path::new(".")),
     }
 }
 
-/// Waits until the disk has a folder's list of names. Only Unix can be asked for that.
-fn sync_folder(path: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io("cannot sync", path))?;
-    }
-    Ok(())
+fn sync_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
+    storage.sync_folder(path).map_err(Error::io("cannot sync", path))
 }

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::manifest::read_checked;
+use super::manifest::Folder;
+use super::storage::{Disk, Storage};
 use super::tensors::{Tensor, TensorFile, encode};
 use crate::config::ModelConfig;
 use crate::data::Tokenizer;
 use crate::data::corpus::END_OF_TEXT;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 use crate::model::parameters::{ModelState, parameter_specs};
 
 pub const CONFIG: &str = "config.json";
@@ -34,9 +35,34 @@ const KEYS: [(&str, &str); 6] = [
 
 /// Reads a model's shape from the folder's config.json. Errors name the file and the key.
 pub fn read_model_config(folder: &Path) -> Result<ModelConfig> {
-    let path = folder.join(CONFIG);
-    let bytes = read_checked(folder, CONFIG)?;
-    let wrong = |reason: String| Error::Input(format!("{}: {reason}", path.display()));
+    config_in(&Folder::open(&Disk, folder)?)
+}
+
+/// Reads a model's shape and weights: F32, F16 or BF16, names with or without `transformer.`.
+/// Errors name the file, the tensor and both shapes.
+pub fn read_model(folder: &Path) -> Result<ModelState> {
+    read_model_from(&Disk, folder)
+}
+
+/// [`read_model`], from any storage.
+pub fn read_model_from(storage: &dyn Storage, folder: &Path) -> Result<ModelState> {
+    model_in(&Folder::open(storage, folder)?)
+}
+
+/// Reads the folder's tokenizer.json; `None` if there is none.
+pub fn read_tokenizer(folder: &Path) -> Result<Option<Tokenizer>> {
+    read_tokenizer_from(&Disk, folder)
+}
+
+/// [`read_tokenizer`], from any storage.
+pub fn read_tokenizer_from(storage: &dyn Storage, folder: &Path) -> Result<Option<Tokenizer>> {
+    tokenizer_in(&Folder::open(storage, folder)?)
+}
+
+fn config_in(folder: &Folder<'_>) -> Result<ModelConfig> {
+    let path = folder.path.join(CONFIG);
+    let bytes = folder.read(CONFIG)?;
+    let wrong = |reason: String| Error::Input(format!("{}: {}", path.display(), one_line(&reason)));
     let json: Value =
         serde_json::from_slice(&bytes).map_err(|error| wrong(format!("not valid JSON: {error}")))?;
     let config = parse_config(&json).map_err(wrong)?;
@@ -46,12 +72,11 @@ pub fn read_model_config(folder: &Path) -> Result<ModelConfig> {
     Ok(config)
 }
 
-/// Reads a model's shape and weights: F32, F16 or BF16, names with or without `transformer.`.
-/// Errors name the file, the tensor and both shapes.
-pub fn read_model(folder: &Path) -> Result<ModelState> {
-    let config = read_model_config(folder)?;
-    let path = folder.join(MODEL);
-    let bytes = read_checked(folder, MODEL)?;
+/// [`read_model`], of a folder that is open already.
+pub fn model_in(folder: &Folder<'_>) -> Result<ModelState> {
+    let config = config_in(folder)?;
+    let path = folder.path.join(MODEL);
+    let bytes = folder.read(MODEL)?;
     let file = TensorFile::parse(&path, &bytes)?;
     let specs = parameter_specs(&config);
     let mut tensors = Vec::with_capacity(specs.len());
@@ -76,15 +101,10 @@ pub fn read_model(folder: &Path) -> Result<ModelState> {
     Ok(ModelState { config, tensors })
 }
 
-/// Reads the folder's tokenizer.json; `None` if there is none.
-pub fn read_tokenizer(folder: &Path) -> Result<Option<Tokenizer>> {
-    let path = folder.join(TOKENIZER);
-    if !path.exists() {
-        return Ok(None);
-    }
-    // The hash is checked first, so that damage is called damage.
-    read_checked(folder, TOKENIZER)?;
-    Tokenizer::load(&path).map(Some)
+/// [`read_tokenizer`], of a folder that is open already.
+pub fn tokenizer_in(folder: &Folder<'_>) -> Result<Option<Tokenizer>> {
+    let Some(bytes) = folder.read_optional(TOKENIZER)? else { return Ok(None) };
+    Tokenizer::from_file(&folder.path.join(TOKENIZER), bytes).map(Some)
 }
 
 fn without_prefix(name: &str) -> &str {

@@ -1,13 +1,16 @@
 //! The folder of a run: its configuration, its metrics, and its checkpoints.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::cmp::Reverse;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::atomic::{remove_folder, replace_file};
+use super::atomic::{create_folder, remove_folder, replace_file_on, replaced_folder, retire_folder};
+use super::lock::RunLock;
 use super::manifest::damaged;
 use super::model_folder::CONFIG;
 use super::step_folder::Checkpoint;
+use super::storage::{Disk, Storage};
 use crate::config::{Preset, ResumeFrom, TrainConfig, TrainOptions};
 use crate::error::{Error, Result};
 
@@ -17,15 +20,21 @@ const LATEST: &str = "latest";
 const BEST: &str = "best";
 
 /// A run's folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    storage: Arc<dyn Storage>,
 }
 
 impl RunFolder {
     /// The folder at a path, which may not exist yet.
     pub fn at(path: impl Into<PathBuf>) -> RunFolder {
-        RunFolder { path: path.into() }
+        RunFolder::on(Arc::new(Disk), path)
+    }
+
+    /// The folder at a path of any storage.
+    pub fn on(storage: Arc<dyn Storage>, path: impl Into<PathBuf>) -> RunFolder {
+        RunFolder { path: path.into(), storage }
     }
 
     /// The folder for a new run: `--out`, which must not hold a run already, or else the first free
@@ -40,6 +49,7 @@ impl RunFolder {
             return Err(Error::Usage(format!("--out {} is a file: give another folder", out.display())));
         }
         if !run.steps()?.is_empty() || run.config_file().exists() {
+            RunLock::check(out)?;
             return Err(Error::Usage(format!(
                 "--out {} already holds a run: give another folder, or --resume to go on with it",
                 out.display()
@@ -82,6 +92,16 @@ impl RunFolder {
         &self.path
     }
 
+    /// Where everything in the folder is written.
+    pub fn storage(&self) -> &dyn Storage {
+        self.storage.as_ref()
+    }
+
+    /// Keeps other runs out. The folder must be there.
+    pub fn lock(&self) -> Result<RunLock> {
+        RunLock::take(&self.path)
+    }
+
     /// Where the run's resolved configuration is.
     pub fn config_file(&self) -> PathBuf {
         self.path.join("config.toml")
@@ -97,23 +117,38 @@ impl RunFolder {
         self.path.join(step_name(step))
     }
 
-    /// Makes the folder and writes its config.toml: fails before the first step if it cannot be
-    /// written, and clears what a crash left half-done.
-    pub fn prepare(&self, config: &TrainConfig) -> Result<()> {
+    /// Makes the folder, locks it unless the lock is `held` already, clears what a crash left
+    /// half-done, and writes config.toml: fails before the first step if the folder cannot be written.
+    pub fn prepare(&self, config: &TrainConfig, held: Option<RunLock>) -> Result<RunLock> {
         let text = config.to_toml()?;
-        fs::create_dir_all(&self.path).map_err(|error| self.unwritable(&error.to_string()))?;
-        for name in self.names()? {
-            let unfinished = name.starts_with(".step-") && name.ends_with(".tmp");
-            let replaced = name.starts_with("step-") && name.ends_with(".old");
-            if unfinished || replaced {
-                remove_folder(&self.path.join(name))?;
-            }
-        }
-        replace_file(&self.config_file(), text.as_bytes())
-            .map_err(|error| self.unwritable(&error.to_string()))
+        let storage = self.storage();
+        create_folder(storage, &self.path).map_err(|error| self.unwritable(&error))?;
+        let lock = match held {
+            Some(lock) => lock,
+            None => self.lock()?,
+        };
+        self.clear_leftovers()?;
+        replace_file_on(storage, &self.config_file(), text.as_bytes())
+            .map_err(|error| self.unwritable(&error))?;
+        Ok(lock)
     }
 
-    fn unwritable(&self, reason: &str) -> Error {
+    /// Removes the hidden folders of saves and removals that a crash cut short. A checkpoint that had
+    /// made way for a newer one of its name comes back if the newer one did not get there.
+    fn clear_leftovers(&self) -> Result<()> {
+        for name in self.names()?.iter().filter(|name| name.starts_with(".step-")) {
+            let leftover = self.path.join(name);
+            match replaced_step(name).map(|step| self.step_folder(step)) {
+                Some(place) if !self.exists(&place)? => {
+                    self.storage.rename(&leftover, &place).map_err(Error::io("cannot put back", &place))?;
+                }
+                _ => remove_folder(self.storage(), &leftover)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn unwritable(&self, reason: &Error) -> Error {
         Error::Input(format!(
             "cannot write into the run's folder {}: {reason}: make it writable, or give --out another folder",
             self.path.display()
@@ -122,37 +157,64 @@ impl RunFolder {
 
     /// Saves a checkpoint and points `latest` at it, and `best` if no earlier validation loss was
     /// lower; then removes all but the newest `keep_last` (0: none removed). Returns its folder.
+    ///
+    /// # Errors
+    /// One that names the file at fault. The checkpoint that `latest` names is then still whole.
     pub fn save(&self, checkpoint: &Checkpoint, keep_last: usize) -> Result<PathBuf> {
         let step = checkpoint.state.step;
-        let folder = self.step_folder(step);
-        checkpoint.save(&folder)?;
+        self.write_checkpoint(checkpoint, keep_last).map_err(|error| {
+            Error::Input(format!(
+                "cannot save step {step}: {error}: make room or mend the disk, and go on from the last \
+                 whole checkpoint with --resume {}",
+                self.path.display()
+            ))
+        })?;
+        Ok(self.step_folder(step))
+    }
+
+    fn write_checkpoint(&self, checkpoint: &Checkpoint, keep_last: usize) -> Result<()> {
+        let step = checkpoint.state.step;
+        checkpoint.save_on(self.storage(), &self.step_folder(step))?;
         self.point(LATEST, step)?;
         if checkpoint.state.best_step == Some(step) {
             self.point(BEST, step)?;
         }
-        self.remove_old(step, keep_last)?;
-        Ok(folder)
+        self.remove_old(step, keep_last)
     }
 
     fn point(&self, pointer: &str, step: u64) -> Result<()> {
-        replace_file(&self.path.join(pointer), format!("{}\n", step_name(step)).as_bytes())
+        let name = format!("{}\n", step_name(step));
+        replace_file_on(self.storage(), &self.path.join(pointer), name.as_bytes())
+    }
+
+    /// The step that `latest` or `best` names; `None` if there is no such file or no step in it.
+    fn pointed(&self, pointer: &str) -> Result<Option<u64>> {
+        let path = self.path.join(pointer);
+        match self.storage.read(&path) {
+            Ok(bytes) => Ok(std::str::from_utf8(&bytes).ok().and_then(|name| parse_step(name.trim()))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(Error::io("cannot read", path)(error)),
+        }
     }
 
     /// The folder that `latest` or `best` names, if it is there.
-    fn pointed(&self, pointer: &str) -> Option<PathBuf> {
-        let name = fs::read_to_string(self.path.join(pointer)).ok()?;
-        let step = parse_step(name.trim())?;
-        Some(self.step_folder(step)).filter(|folder| folder.is_dir())
+    fn pointed_folder(&self, pointer: &str) -> Option<PathBuf> {
+        let folder = self.step_folder(self.pointed(pointer).ok()??);
+        self.exists(&folder).is_ok_and(|there| there).then_some(folder)
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool> {
+        self.storage.exists(path).map_err(Error::io("cannot read", path))
     }
 
     /// The newest checkpoint, as `latest` names it.
     pub fn latest(&self) -> Option<PathBuf> {
-        self.pointed(LATEST)
+        self.pointed_folder(LATEST)
     }
 
     /// The checkpoint with the lowest validation loss among those saved.
     pub fn best(&self) -> Option<PathBuf> {
-        self.pointed(BEST)
+        self.pointed_folder(BEST)
     }
 
     /// The steps that have a folder, newest first. Empty if the run's folder does not exist.
@@ -163,33 +225,24 @@ impl RunFolder {
     }
 
     fn names(&self) -> Result<Vec<String>> {
-        let entries = match fs::read_dir(&self.path) {
-            Ok(entries) => entries,
-            // Neither a missing folder nor a file holds a run.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return Ok(vec![]);
-            }
-            Err(error) => return Err(Error::io("cannot read the run's folder", &self.path)(error)),
-        };
-        entries
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect::<std::io::Result<_>>()
-            .map_err(Error::io("cannot read the run's folder", &self.path))
+        match self.storage.list(&self.path) {
+            Err(error) if is_absent(&error) => Ok(vec![]),
+            names => names.map_err(Error::io("cannot read the run's folder", &self.path)),
+        }
     }
 
-    /// Steps past `newest` are left alone: they belong to a run that was resumed from before them.
+    /// Never the checkpoint that was just written, which is whole, and never the best one. Steps past
+    /// `newest` are left alone: they belong to a run that was resumed from before them.
     fn remove_old(&self, newest: u64, keep_last: usize) -> Result<()> {
         if keep_last == 0 {
             return Ok(());
         }
-        let best = self.best();
-        for step in self.steps()?.into_iter().filter(|&step| step <= newest).skip(keep_last) {
-            let folder = self.step_folder(step);
-            if Some(&folder) != best.as_ref() {
-                remove_folder(&folder)?;
-            }
-        }
-        Ok(())
+        let best = self.pointed(BEST)?;
+        let steps = self.steps()?.into_iter().filter(|&step| step <= newest);
+        steps
+            .skip(keep_last)
+            .filter(|&step| step != newest && Some(step) != best)
+            .try_for_each(|step| retire_folder(self.storage(), &self.step_folder(step)))
     }
 
     /// Loads the checkpoint to go on from. A path to a step folder takes exactly that one; else the
@@ -198,31 +251,42 @@ impl RunFolder {
     pub fn load_to_resume(&self, choice: &ResumeFrom) -> Result<Option<(PathBuf, Checkpoint)>> {
         if let ResumeFrom::Path(path) = choice {
             if is_step_folder(path) {
-                return Ok(Some((path.clone(), Checkpoint::load(path)?)));
+                return Ok(Some((path.clone(), Checkpoint::load_from(self.storage(), path)?)));
             }
             if !path.is_dir() {
                 return Err(Error::Input(format!("--resume {}: there is no such folder", path.display())));
             }
         }
-        let mut steps = self.steps()?;
-        // A run that was resumed from an early checkpoint may have left later ones behind: they come last.
-        let latest = self.latest();
-        let left_behind = |step: u64| latest.as_ref().is_some_and(|latest| self.step_folder(step) > *latest);
-        steps.sort_by_key(|&step| left_behind(step));
-        for &step in &steps {
-            let folder = self.step_folder(step);
-            match Checkpoint::load(&folder) {
-                Ok(checkpoint) => return Ok(Some((folder, checkpoint))),
+        let candidates = self.candidates()?;
+        for folder in &candidates {
+            match Checkpoint::load_from(self.storage(), folder) {
+                Ok(checkpoint) => return Ok(Some((folder.clone(), checkpoint))),
                 Err(error) => tracing::warn!("passing over {}: {error}", folder.display()),
             }
         }
-        match (steps.is_empty(), choice) {
+        match (candidates.is_empty(), choice) {
             (true, ResumeFrom::Auto) => Ok(None),
             (true, ResumeFrom::Path(path)) => {
                 Err(Error::Input(format!("--resume {}: there is no checkpoint in it", path.display())))
             }
             (false, _) => Err(damaged(&self.path, "none of its checkpoints is whole")),
         }
+    }
+
+    /// Every folder that may hold a checkpoint to go on from, the one to try first in front: newest
+    /// first, but what lies past `latest` at the end. It was left there by a run that has since been
+    /// resumed from an earlier step, or by a save that did not get as far as `latest`.
+    fn candidates(&self) -> Result<Vec<PathBuf>> {
+        let names = self.names()?;
+        let there = |step: u64| names.iter().any(|name| *name == step_name(step));
+        // A crash while one folder took another's name can leave the older one alone, under its hidden name.
+        let replaced = names.iter().filter_map(|name| replaced_step(name)).filter(|&step| !there(step));
+        let mut folders: Vec<(u64, PathBuf)> =
+            replaced.map(|step| (step, replaced_folder(&self.step_folder(step)))).collect();
+        folders.extend(self.steps()?.into_iter().map(|step| (step, self.step_folder(step))));
+        let latest = self.pointed(LATEST)?.filter(|&latest| folders.iter().any(|(step, _)| *step == latest));
+        folders.sort_by_key(|&(step, _)| (latest.is_some_and(|latest| step > latest), Reverse(step)));
+        Ok(folders.into_iter().map(|(_, folder)| folder).collect())
     }
 }
 
@@ -266,6 +330,16 @@ fn parse_step(name: &str) -> Option<u64> {
     let digits = name.strip_prefix("step-")?;
     let step = digits.parse().ok()?;
     (step_name(step) == name).then_some(step)
+}
+
+/// The step whose folder made way under this hidden name.
+fn replaced_step(name: &str) -> Option<u64> {
+    parse_step(name.strip_prefix('.')?.strip_suffix(".old")?)
+}
+
+/// Neither a missing folder nor a file holds a run.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 fn is_step_folder(path: &Path) -> bool {

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{publish_folder, remove_folder};
-use super::manifest::{Manifest, damaged};
+use super::atomic::{publish_folder, remove_folder, unfinished_folder};
+use super::manifest::{Folder, Manifest, damaged};
 use super::model_folder::{
-    CONFIG, MODEL, TOKENIZER, TOKENIZER_CONFIG, config_json, encode_parameters, read_model, read_tokenizer,
-    tokenizer_config_json,
+    CONFIG, MODEL, TOKENIZER, TOKENIZER_CONFIG, config_json, encode_parameters, model_in,
+    tokenizer_config_json, tokenizer_in,
 };
+use super::storage::{Disk, Storage};
 use super::tensors::TensorFile;
 use crate::config::Precision;
 use crate::data::Tokenizer;
@@ -87,60 +88,77 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Writes the checkpoint as `folder`, whole or not at all.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let name = folder.file_name().expect("a step folder has a name").to_string_lossy().into_owned();
-        let temporary = folder.with_file_name(format!(".{name}.tmp"));
-        remove_folder(&temporary)?;
-        std::fs::create_dir_all(&temporary).map_err(Error::io("cannot create", &temporary))?;
-        let written = self.write_files(&temporary).and_then(|()| publish_folder(&temporary, folder));
+        self.save_on(&Disk, folder)
+    }
+
+    /// [`Checkpoint::save`], on any storage.
+    pub fn save_on(&self, storage: &dyn Storage, folder: &Path) -> Result<()> {
+        let temporary = unfinished_folder(folder);
+        remove_folder(storage, &temporary)?;
+        let written = (storage.create_folder(&temporary).map_err(Error::io("cannot create", &temporary)))
+            .and_then(|()| self.write_files(storage, &temporary))
+            .and_then(|()| publish_folder(storage, &temporary, folder));
         if written.is_err() {
             // The first error is the one to report: a full disk often fails here too.
-            let _ = remove_folder(&temporary);
+            let _ = remove_folder(storage, &temporary);
         }
         written
     }
 
-    fn write_files(&self, folder: &Path) -> Result<()> {
+    fn write_files(&self, storage: &dyn Storage, folder: &Path) -> Result<()> {
         let config = &self.model.config;
         let mut manifest = Manifest::default();
-        let model_config = config_json(config, self.tokenizer.end_of_text());
-        manifest.write_file(folder, CONFIG, model_config.as_bytes())?;
-        manifest.write_file(folder, TOKENIZER, self.tokenizer.to_json().as_bytes())?;
-        let tokenizer_config = tokenizer_config_json(self.tokenizer.end_of_text().is_some());
-        manifest.write_file(folder, TOKENIZER_CONFIG, tokenizer_config.as_bytes())?;
-        manifest.write_file(folder, MODEL, &encode_parameters(config, &[("", &self.model.tensors)]))?;
-        let moments = encode_parameters(config, &[("m.", &self.m), ("v.", &self.v)]);
-        manifest.write_file(folder, OPTIMIZER, &moments)?;
+        let mut write = |name, bytes: &[u8]| manifest.write_file(storage, folder, name, bytes);
+        write(CONFIG, config_json(config, self.tokenizer.end_of_text()).as_bytes())?;
+        write(TOKENIZER, self.tokenizer.to_json().as_bytes())?;
+        let has_end_of_text = self.tokenizer.end_of_text().is_some();
+        write(TOKENIZER_CONFIG, tokenizer_config_json(has_end_of_text).as_bytes())?;
+        write(MODEL, &encode_parameters(config, &[("", &self.model.tensors)]))?;
+        write(OPTIMIZER, &encode_parameters(config, &[("m.", &self.m), ("v.", &self.v)]))?;
         let mut state = serde_json::to_string_pretty(&self.state).expect("numbers and names are JSON");
         state.push('\n');
-        manifest.write_file(folder, STATE, state.as_bytes())?;
-        manifest.finish(folder)
+        write(STATE, state.as_bytes())?;
+        manifest.finish(storage, folder)
     }
 
-    /// Reads a checkpoint and checks every file. Errors name the file that is missing or damaged.
+    /// Reads a checkpoint and checks every file. Errors name the file that is missing or damaged, and
+    /// the tensor.
     pub fn load(folder: &Path) -> Result<Checkpoint> {
-        let Some(manifest) = Manifest::read(folder)? else {
+        Checkpoint::load_from(&Disk, folder)
+    }
+
+    /// [`Checkpoint::load`], from any storage.
+    pub fn load_from(storage: &dyn Storage, path: &Path) -> Result<Checkpoint> {
+        let folder = Folder::open(storage, path)?;
+        if !folder.has_manifest() {
             return Err(Error::Input(format!(
                 "{} has no manifest.json, so it is not a whole checkpoint to resume from: \
                  --init-from takes weights alone",
-                folder.display()
+                path.display()
             )));
-        };
-        let state = parse_state(&folder.join(STATE), &manifest.read_file(folder, STATE)?)?;
-        let model = read_model(folder)?;
+        }
+        let state = parse_state(&path.join(STATE), &folder.read(STATE)?)?;
+        let model = model_in(&folder)?;
         let tokenizer =
-            read_tokenizer(folder)?.ok_or_else(|| damaged(&folder.join(TOKENIZER), "the file is missing"))?;
+            tokenizer_in(&folder)?.ok_or_else(|| damaged(&path.join(TOKENIZER), "the file is missing"))?;
         // Only other programs read this one; it belongs to a whole checkpoint all the same.
-        manifest.read_file(folder, TOKENIZER_CONFIG)?;
-        let path = folder.join(OPTIMIZER);
-        let bytes = manifest.read_file(folder, OPTIMIZER)?;
-        let file = TensorFile::parse(&path, &bytes)?;
-        let specs = parameter_specs(&model.config);
-        let read = |prefix: &str| {
-            specs.iter().map(|spec| file.read(&[&format!("{prefix}.{}", spec.name)], &spec.shape)).collect()
-        };
-        let (m, v): (Result<_>, Result<_>) = (read("m"), read("v"));
-        Ok(Checkpoint { m: m?, v: v?, model, tokenizer, state })
+        folder.read(TOKENIZER_CONFIG)?;
+        let [m, v] = moments_in(&folder, &model)?;
+        Ok(Checkpoint { m, v, model, tokenizer, state })
     }
+}
+
+/// AdamW's moments, laid out like the model's tensors.
+fn moments_in(folder: &Folder<'_>, model: &ModelState) -> Result<[Vec<Vec<f32>>; 2]> {
+    let path = folder.path.join(OPTIMIZER);
+    let bytes = folder.read(OPTIMIZER)?;
+    let file = TensorFile::parse(&path, &bytes)?;
+    let specs = parameter_specs(&model.config);
+    let read = |prefix: &str| {
+        specs.iter().map(|spec| file.read(&[&format!("{prefix}.{}", spec.name)], &spec.shape)).collect()
+    };
+    let (m, v): (Result<_>, Result<_>) = (read("m"), read("v"));
+    Ok([m?, v?])
 }
 
 fn parse_state(path: &Path, bytes: &[u8]) -> Result<RunState> {

@@ -1,14 +1,15 @@
 //! Named f32 tensors in and out of safetensors bytes.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 
 use super::manifest::damaged;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 
 /// A tensor to be written.
 pub struct Tensor<'a> {
@@ -40,6 +41,13 @@ pub fn encode(tensors: &[Tensor<'_>]) -> Vec<u8> {
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize(tensors.iter().map(|t| (t.name.as_str(), t)), Some(metadata))
         .expect("each tensor has as many values as its shape says")
+}
+
+/// The BLAKE3 hash of each tensor's bytes, by name; `None` if these are not the bytes of a safetensors file.
+pub fn tensor_hashes(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
+    let tensors = SafeTensors::deserialize(bytes).ok()?.tensors();
+    let hash = |(name, view): (String, TensorView<'_>)| (name, blake3::hash(view.data()).to_string());
+    Some(tensors.into_par_iter().map(hash).collect())
 }
 
 /// A safetensors file that has been read.
@@ -93,6 +101,6 @@ impl<'a> TensorFile<'a> {
 
     /// An error about this file.
     pub fn error(&self, what: String) -> Error {
-        Error::Input(format!("{} {what}", self.path.display()))
+        Error::Input(format!("{} {}", self.path.display(), one_line(&what)))
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::backend::{self, Backend};
 use super::generate::{self, Prompt};
 use super::{print, print_json, program};
-use crate::checkpoint::{Checkpoint, RunFolder, find_model_folder, read_model, read_tokenizer};
+use crate::checkpoint::{Checkpoint, RunFolder, RunLock, find_model_folder, read_model, read_tokenizer};
 use crate::cli::TrainArgs;
 use crate::config::{ModelConfig, ResumeFrom, TrainConfig, TrainOptions};
 use crate::data::{Dataset, Tokenizer};
@@ -29,7 +29,8 @@ const SAMPLE_TOKENS: u64 = 400;
 pub fn run(args: &TrainArgs) -> Result<()> {
     let started = Instant::now();
     let interrupt = Interrupt::install()?;
-    let origin = Origin::find(args)?;
+    let mut origin = Origin::find(args)?;
+    let lock = origin.lock.take();
     let config = &origin.config;
     let data = Dataset::load(config, origin.tokenizer.clone())?;
     let model = config.model_config(data.tokenizer.vocab_size());
@@ -45,7 +46,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     say(format_args!("training on {} ({}){why}", chosen.backend.name(), chosen.backend.driver()));
     let session = load(&chosen.backend, config, &model)?;
     let start = origin.start(&model, config.seed);
-    folder.prepare(config)?;
+    let _lock = folder.prepare(config, lock)?;
     describe(config, &data, &model, &folder, origin.resumed.as_ref());
 
     let resumed = origin.resumed.as_ref().map(|checkpoint| &checkpoint.state);
@@ -62,8 +63,9 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 /// Where a run starts: its configuration, and the weights it goes on from, if any.
 struct Origin {
     config: TrainConfig,
-    /// The folder of the run that goes on.
+    /// The folder of the run that goes on, and the lock on it.
     folder: Option<RunFolder>,
+    lock: Option<RunLock>,
     resumed: Option<Checkpoint>,
     /// The weights of `--init-from`.
     weights: Option<ModelState>,
@@ -89,21 +91,30 @@ impl Origin {
     fn new(options: TrainOptions) -> Result<Origin> {
         let Some(path) = options.init_from.clone() else {
             let config = TrainConfig::resolve(options, None)?;
-            return Ok(Origin { config, folder: None, resumed: None, weights: None, tokenizer: None });
+            return Ok(Origin {
+                config,
+                folder: None,
+                lock: None,
+                resumed: None,
+                weights: None,
+                tokenizer: None,
+            });
         };
         let path = find_model_folder("--init-from", &path)?;
         let weights = read_model(&path)?;
         let config = TrainConfig::resolve(options, Some(&weights.config))?;
         let tokenizer = read_tokenizer(&path)?;
-        Ok(Origin { config, folder: None, resumed: None, weights: Some(weights), tokenizer })
+        Ok(Origin { config, folder: None, lock: None, resumed: None, weights: Some(weights), tokenizer })
     }
 
     fn resumed(given: TrainOptions, choice: &ResumeFrom) -> Result<Origin> {
         let folder = RunFolder::to_resume(choice, &given)?;
+        // Before anything is read: a run that is still going on would remove what this one goes on from.
+        let lock = if folder.steps()?.is_empty() { None } else { Some(folder.lock()?) };
         let Some((path, checkpoint)) = folder.load_to_resume(choice)? else {
             let there = folder.path().display();
             say(format_args!("there is nothing to resume in {there}: starting a new run there"));
-            return Ok(Origin { folder: Some(folder), ..Origin::new(given)? });
+            return Ok(Origin { folder: Some(folder), lock, ..Origin::new(given)? });
         };
         let saved = match folder.config_file() {
             file if file.exists() => TrainOptions::load("--resume", &file)?,
@@ -116,7 +127,8 @@ impl Origin {
                  the result will not be that of one unbroken run");
         }
         let tokenizer = Some(checkpoint.tokenizer.clone());
-        Ok(Origin { config, folder: Some(folder), resumed: Some(checkpoint), weights: None, tokenizer })
+        let resumed = Some(checkpoint);
+        Ok(Origin { config, folder: Some(folder), lock, resumed, weights: None, tokenizer })
     }
 
     /// The weights and the text belong together.

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceChoice, Precision, Preset};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 
 /// What was said, and nothing else: a value not given is `None`. The keys of a configuration file
 /// are the flags without their dashes.
@@ -132,7 +132,7 @@ impl TrainOptions {
     pub fn parse(text: &str) -> std::result::Result<TrainOptions, String> {
         toml::from_str(text).map_err(|error: toml::de::Error| {
             let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
-            let message = error.message().trim().replace('\n', ", ");
+            let message = one_line(&error.message().trim().replace('\n', ", "));
             line.map_or(message.clone(), |line| format!("line {line}: {message}"))
         })
     }

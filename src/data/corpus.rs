@@ -35,8 +35,13 @@ impl Corpus {
         let bytes = std::fs::read(path).map_err(|error| {
             Error::Input(format!("cannot read the corpus {name}: {error}: give the path of a text file"))
         })?;
-        let text = decode(&name, bytes)?;
         let has_examples = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl"));
+        Corpus::from_bytes(name, bytes, has_examples)
+    }
+
+    /// The corpus in a file's content; `name` is for messages.
+    pub fn from_bytes(name: String, bytes: Vec<u8>, has_examples: bool) -> Result<Corpus> {
+        let text = decode(&name, bytes)?;
         let text = if has_examples { join_examples(&name, &text)? } else { text };
         if text.is_empty() {
             return Err(Error::Input(format!("{name} is empty: give a corpus with text in it")));

@@ -7,19 +7,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::corpus::{Corpus, END_OF_TEXT};
-use crate::error::{Error, Result};
-
-/// Marks a code point without a token.
-const NO_TOKEN: u32 = u32::MAX;
+use crate::error::{Error, Result, one_line};
 
 /// Turns text into token ids and back. Ids follow the characters' code points, ascending from 0;
 /// the end-of-text token, where there is one, comes last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokenizer {
+    /// By token id, ascending.
     characters: Vec<char>,
     has_end_of_text: bool,
-    /// Token id by code point.
-    ids: Vec<u32>,
 }
 
 impl Tokenizer {
@@ -35,16 +31,7 @@ impl Tokenizer {
                 characters.extend(corpus.text.chars());
             }
         }
-        Tokenizer::new(characters.into_iter().collect(), has_end_of_text)
-    }
-
-    /// `characters` ascend.
-    fn new(characters: Vec<char>, has_end_of_text: bool) -> Tokenizer {
-        let mut ids = vec![NO_TOKEN; characters.last().map_or(0, |&last| last as usize + 1)];
-        for (id, &character) in characters.iter().enumerate() {
-            ids[character as usize] = id as u32;
-        }
-        Tokenizer { characters, has_end_of_text, ids }
+        Tokenizer { characters: characters.into_iter().collect(), has_end_of_text }
     }
 
     /// How many different tokens there are.
@@ -69,9 +56,9 @@ impl Tokenizer {
                 rest = after;
                 continue;
             }
-            match self.ids.get(character as usize) {
-                Some(&id) if id != NO_TOKEN => tokens.push(id),
-                _ => return Err(self.unknown(character, &text[..text.len() - rest.len()], what)),
+            match self.characters.binary_search(&character) {
+                Ok(id) => tokens.push(id as u32),
+                Err(_) => return Err(self.unknown(character, &text[..text.len() - rest.len()], what)),
             }
             rest = &rest[character.len_utf8()..];
         }
@@ -135,11 +122,12 @@ impl Tokenizer {
         (0..).zip(&self.characters).map(|(id, c)| (c.to_string(), id)).chain(end_of_text)
     }
 
-    /// Reads a `tokenizer.json` that [`Tokenizer::to_json`] wrote.
-    pub fn load(path: &Path) -> Result<Tokenizer> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("cannot read", path))?;
-        Tokenizer::from_json(&text).map_err(|reason| {
-            Error::Input(format!("{} is not a character tokenizer written by hlx: {reason}", path.display()))
+    /// The tokenizer in a file's content; `path` is for messages.
+    pub fn from_file(path: &Path, content: Vec<u8>) -> Result<Tokenizer> {
+        let text = String::from_utf8(content).map_err(|error| error.to_string());
+        text.and_then(|text| Tokenizer::from_json(&text)).map_err(|reason| {
+            let (path, reason) = (path.display(), one_line(&reason));
+            Error::Input(format!("{path} is not a character tokenizer written by hlx: {reason}"))
         })
     }
 
@@ -185,7 +173,7 @@ impl Tokenizer {
         if !characters.is_sorted_by(|a, b| a < b) {
             return Err("its characters are not in the order of their code points".into());
         }
-        Ok(Tokenizer::new(characters, has_end_of_text))
+        Ok(Tokenizer { characters, has_end_of_text })
     }
 }
 

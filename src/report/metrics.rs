@@ -1,13 +1,12 @@
 //! metrics.jsonl: one line a step, for any plotting tool.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::replace_file;
+use crate::checkpoint::{Storage, StoredFile, replace_file_on};
 use crate::error::{Error, Result};
 
 /// What a step came to.
@@ -42,39 +41,40 @@ const FLUSH_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct MetricsFile {
     path: PathBuf,
-    writer: BufWriter<File>,
+    writer: BufWriter<Box<dyn StoredFile>>,
     flushed: Instant,
 }
 
 impl MetricsFile {
     /// Starts the file of a new run.
-    pub fn create(path: &Path) -> Result<MetricsFile> {
-        let file = File::create(path).map_err(Error::io("cannot create", path))?;
+    pub fn create(storage: &dyn Storage, path: &Path) -> Result<MetricsFile> {
+        let file = storage.create(path).map_err(Error::io("cannot create", path))?;
         Ok(MetricsFile::over(path, file))
     }
 
     /// Goes on with a run's file after `step` steps: later lines, and a last one that was cut off,
     /// are dropped, because those steps will be taken again.
-    pub fn resume(path: &Path, step: u64) -> Result<MetricsFile> {
+    pub fn resume(storage: &dyn Storage, path: &Path, step: u64) -> Result<MetricsFile> {
         #[derive(Deserialize)]
         struct Step {
             step: u64,
         }
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        let text = match storage.read(path) {
+            // After a power failure there can be anything where the last lines were.
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
             Err(error) => return Err(Error::io("cannot read", path)(error)),
         };
         let is_kept = |line: &&str| {
             line.ends_with('\n') && serde_json::from_str::<Step>(line).is_ok_and(|line| line.step <= step)
         };
         let kept: String = text.split_inclusive('\n').filter(is_kept).collect();
-        replace_file(path, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(path).map_err(Error::io("cannot write", path))?;
+        replace_file_on(storage, path, kept.as_bytes())?;
+        let file = storage.append(path).map_err(Error::io("cannot write", path))?;
         Ok(MetricsFile::over(path, file))
     }
 
-    fn over(path: &Path, file: File) -> MetricsFile {
+    fn over(path: &Path, file: Box<dyn StoredFile>) -> MetricsFile {
         MetricsFile { path: path.to_owned(), writer: BufWriter::new(file), flushed: Instant::now() }
     }
 
@@ -86,9 +86,15 @@ impl MetricsFile {
         if self.flushed.elapsed() >= FLUSH_AFTER { self.flush() } else { Ok(()) }
     }
 
-    /// Hands every line to the operating system: called before a checkpoint is saved.
-    pub fn flush(&mut self) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
         self.flushed = Instant::now();
         self.writer.flush().map_err(Error::io("cannot write", &self.path))
+    }
+
+    /// Waits until the disk has every line: called before a checkpoint is saved, so that a run which
+    /// goes on from there has the lines of all steps before it.
+    pub fn sync(&mut self) -> Result<()> {
+        self.flush()?;
+        self.writer.get_mut().sync().map_err(Error::io("cannot write", &self.path))
     }
 }

@@ -152,8 +152,8 @@ impl<'a> Run<'a> {
         let total = total_steps(setup.config, &feed);
         let path = setup.folder.metrics_file();
         let metrics = match setup.resumed {
-            None => MetricsFile::create(&path)?,
-            Some(state) => MetricsFile::resume(&path, state.step)?,
+            None => MetricsFile::create(setup.folder.storage(), &path)?,
+            Some(state) => MetricsFile::resume(setup.folder.storage(), &path, state.step)?,
         };
         session.load_state(setup.start)?;
         let best = setup.resumed.and_then(|state| state.best_val_loss.zip(state.best_step));
@@ -326,7 +326,7 @@ impl<'a> Run<'a> {
         {
             self.best = Some((val_loss, step));
         }
-        self.metrics.flush()?;
+        self.metrics.sync()?;
         let specs = &self.session.train.model.arena.specs;
         let digest = digest(specs, &state);
         let config = self.session.train.model.config.clone();

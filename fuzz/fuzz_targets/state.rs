@@ -1,0 +1,12 @@
+//! Fuzzes state.json of a checkpoint whose manifest vouches for it.
+
+#![no_main]
+
+#[path = "../../tests/common/fixtures.rs"]
+mod fixtures;
+#[path = "../../tests/common/loaders.rs"]
+mod loaders;
+#[path = "../../tests/common/storage.rs"]
+mod storage;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| loaders::state(bytes));

@@ -1,0 +1,130 @@
+//! A run that is killed at any moment goes on from its last save and ends as if nothing had happened.
+
+#[path = "common/program.rs"]
+mod program;
+#[path = "common/scale.rs"]
+mod scale;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use program::{Place, TINY};
+use scale::{Random, count, report};
+
+/// Saves take most of its time, so that most kills strike one.
+const RUN: &str = "--dropout 0.1 --steps 24 --checkpoint-every-steps 3 --eval-every 6 --keep-last 2";
+
+/// The number in the last `step-00000012` behind `marker` in a program's messages.
+fn last_step(messages: &str, marker: &str) -> Option<u64> {
+    let line = messages.lines().rfind(|line| line.contains(marker))?;
+    let digits = line.rsplit_once("step-")?.1.trim_end();
+    Some(digits.parse().unwrap_or_else(|_| panic!("a step at the end of {line:?}")))
+}
+
+/// Starts the run, or goes on with it, and kills it after a time. What it had said by then.
+fn kill_after(place: &Place, line: &str, time: Duration) -> String {
+    let mut child = place.command(line).spawn().expect("hlx starts");
+    std::thread::sleep(time);
+    // It may have ended before: then there is nothing left to kill.
+    let _ = child.kill();
+    child.wait().expect("a killed process ends");
+    let mut messages = String::new();
+    child.stderr.take().expect("stderr is piped").read_to_string(&mut messages).expect("UTF-8");
+    messages
+}
+
+/// True if the kill left a save half-done.
+fn struck_a_save(place: &Place) -> bool {
+    let Ok(names) = fs::read_dir(place.path("run")) else { return false };
+    let mut names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    names.any(|name| name.starts_with(".step-") || name.ends_with(".tmp"))
+}
+
+#[test]
+fn a_run_killed_at_any_moment_resumes_to_the_digest_of_the_unbroken_run() {
+    let place = Place::new();
+    let started = Instant::now();
+    let unbroken = place.hlx(&format!("train --corpus sums.txt {TINY} {RUN} --out unbroken --json")).json();
+    let whole_time = started.elapsed();
+    let line = format!("-v train --corpus sums.txt {TINY} {RUN} --out run --resume --json");
+    let mut random = Random(9);
+    let (kills, mut killed, mut in_saves) = (count(8, 300), 0, 0);
+    while killed < kills {
+        let mut saved = 0;
+        // Half of the runs are killed again after they went on.
+        loop {
+            let time = whole_time.mul_f64(random.below(1000) as f64 / 1000.0);
+            let messages = kill_after(&place, &line, time);
+            let from = last_step(&messages, "going on from").unwrap_or(0);
+            assert!(
+                messages.is_empty() || from >= saved || !messages.contains("training on"),
+                "goes on from {from}, and {saved} was saved: {messages}"
+            );
+            saved = last_step(&messages, "saved ").unwrap_or(0).max(from).max(saved);
+            killed += 1;
+            in_saves += usize::from(struck_a_save(&place));
+            if random.coin() || killed == kills {
+                break;
+            }
+        }
+        let case = format!("kill {killed}");
+        if saved < 24 {
+            let done = place.hlx(&line);
+            let from = last_step(&done.stderr, "going on from").unwrap_or(0);
+            assert!(from >= saved, "{case}: goes on from {from}, and {saved} was saved: {}", done.stderr);
+            // A kill between the last save and the end leaves a run with no steps to take.
+            if !done.stderr.contains("has taken all of its 24 steps") {
+                assert_eq!(done.json()["digest"], unbroken["digest"], "{case}");
+            }
+        }
+        for file in ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"] {
+            let [a, b] = ["unbroken", "run"].map(|run| place.read(format!("{run}/step-00000024/{file}")));
+            assert!(a == b, "{case}: {file} of the last step is another");
+        }
+        fs::remove_dir_all(place.path("run")).expect("the run has ended");
+    }
+    assert!(in_saves > 0, "no kill struck a save");
+    report(
+        "kill -9 at random moments, resumed to the bytes of the unbroken run",
+        format!("{killed}, {in_saves} of them in a save"),
+    );
+}
+
+/// Reads a program's messages until one has `part` in it.
+fn wait_for(child: &mut Child, part: &str) -> String {
+    let mut messages = BufReader::new(child.stderr.take().expect("stderr is piped"));
+    let mut line = String::new();
+    while !line.contains(part) {
+        line.clear();
+        assert_ne!(messages.read_line(&mut line).expect("stderr is text"), 0, "hlx ended before {part:?}");
+    }
+    child.stderr = Some(messages.into_inner());
+    line
+}
+
+#[test]
+fn a_second_run_on_a_folder_is_refused_until_the_first_one_is_dead() {
+    let place = Place::new();
+    let long = "--steps 1000000 --checkpoint-every-steps 50 --val-fraction 0 --out run";
+    let mut first = place.command(&format!("-v train --corpus sums.txt {TINY} {long}")).spawn().unwrap();
+    wait_for(&mut first, "saved ");
+    let before = place.read("run/config.toml");
+    for second in [format!("train --corpus sums.txt {TINY} {long}"), "train --resume run".to_owned()] {
+        let done = place.hlx(&second);
+        assert_eq!(done.code, Some(1), "{}", done.stderr);
+        let error = done.stderr.lines().last().unwrap_or_default();
+        let process =
+            if cfg!(windows) { "another process".into() } else { format!("process {}", first.id()) };
+        for part in ["error: run is in use", &process, "another --out"] {
+            assert!(error.contains(part), "{error:?} lacks {part:?}");
+        }
+    }
+    assert!(place.read("run/config.toml") == before, "a refused run changes nothing");
+    first.kill().expect("the first run goes on");
+    first.wait().expect("a killed process ends");
+    let resumed = place.hlx("train --resume run --steps 1").stderr;
+    assert!(!resumed.contains("in use"), "the lock of a dead run is free: {resumed}");
+    assert!(resumed.contains("taken all of its 1 steps"), "{resumed}");
+}

@@ -1,0 +1,21 @@
+#!/bin/sh
+# The full runs behind docs/RELIABILITY.md: the tests of faults, kills, power cuts, corruption and hostile
+# files with all their repetitions. Prints each count with the date; about a quarter of an hour on two cores.
+set -eu
+cd "$(dirname "$0")/.."
+
+HLX_RELIABILITY=full
+export HLX_RELIABILITY
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+echo "hlx $(cargo pkgid | sed 's/.*[#@]//'), $(git rev-parse --short HEAD 2>/dev/null || echo 'no commit'), $(uname -sm)"
+for test in storage_faults kill power_cut corruption loaders; do
+    echo "$(date -u +%Y-%m-%d) $test"
+    if ! cargo test --release --quiet --test "$test" -- --nocapture >"$log" 2>&1; then
+        cat "$log" >&2
+        echo "$test failed" >&2
+        exit 1
+    fi
+    sed -n 's/^result: /    /p' "$log"
+done

@@ -1,0 +1,134 @@
+//! A run whose storage fails or ends at any one call loses nothing that it had saved.
+
+#[path = "common/fixtures.rs"]
+mod fixtures;
+#[path = "common/scale.rs"]
+mod scale;
+#[path = "common/storage.rs"]
+mod storage;
+#[path = "common/training.rs"]
+mod training;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use fixtures::{checkpoint, small_shape};
+use hlx::checkpoint::{Checkpoint, RunFolder};
+use hlx::config::ResumeFrom;
+use scale::report;
+use storage::{EIO, ENOSPC, EROFS, Fault, Faulty};
+use tempfile::TempDir;
+use training::{dataset, tiny_run, train};
+
+/// The newest step of a run that `latest` names and that is whole.
+fn saved_step(run: &RunFolder) -> Option<u64> {
+    let latest = run.latest()?;
+    Some(Checkpoint::load(&latest).expect("what `latest` names is whole").state.step)
+}
+
+#[test]
+fn a_run_ended_at_any_storage_call_resumes_to_the_digest_of_the_unbroken_run() {
+    let (config, data) = (tiny_run(), dataset());
+    let unbroken = TempDir::new().unwrap();
+    let counter = Faulty::none();
+    let folder = RunFolder::on(Arc::new(counter.clone()), unbroken.path().join("run"));
+    let digest = train(&config, &data, &folder).unwrap();
+    let mut runs = 0;
+    for fault in [Fault::Abort, Fault::AbortHalfway] {
+        for at in 0..counter.calls() {
+            let place = TempDir::new().unwrap();
+            let path = place.path().join("run");
+            let faulty = Faulty::new(fault, at);
+            let ended = train(&config, &data, &RunFolder::on(Arc::new(faulty.clone()), &path));
+            assert!(ended.is_err(), "{fault:?} at call {at} did not end the run");
+            let run = RunFolder::on(Arc::new(Faulty::none()), &path);
+            let saved = saved_step(&run).unwrap_or(0);
+            let from =
+                run.load_to_resume(&ResumeFrom::Auto).unwrap().map_or(0, |(_, found)| found.state.step);
+            let struck = faulty.struck();
+            assert!(from >= saved, "{fault:?} at {struck:?}: goes on from {from}, and {saved} was saved");
+            let resumed =
+                train(&config, &data, &run).unwrap_or_else(|e| panic!("{fault:?} at {struck:?}: {e}"));
+            assert_eq!(resumed, digest, "{fault:?} at {struck:?}");
+            assert_eq!(saved_step(&run), Some(6), "{fault:?} at {struck:?}");
+            runs += 1;
+        }
+    }
+    report("ends at a storage call, each resumed to the digest of the unbroken run", runs);
+}
+
+/// A run's folder with checkpoints of steps 10 and 20, on the disk.
+fn two_saves(path: &Path) -> RunFolder {
+    let run = RunFolder::on(Arc::new(Faulty::none()), path);
+    for step in [10, 20] {
+        run.save(&checkpoint(&small_shape(), step), 2).unwrap();
+    }
+    run
+}
+
+/// Saves a step with a fault at one call, and checks what is left. True if the fault struck.
+fn save_with(fault: Fault, at: usize, step: u64) -> bool {
+    let place = TempDir::new().unwrap();
+    let path = place.path();
+    two_saves(path);
+    let faulty = Faulty::new(fault, at);
+    let saved = RunFolder::on(Arc::new(faulty.clone()), path).save(&checkpoint(&small_shape(), step), 2);
+    let Some((what, struck)) = faulty.struck() else {
+        saved.expect("nothing was in its way");
+        return false;
+    };
+    let run = RunFolder::at(path);
+    let case = format!("{fault:?} at call {at}, {what} {}", struck.display());
+    let latest = saved_step(&run).unwrap_or_else(|| panic!("{case}: `latest` names nothing"));
+    if fault == Fault::ShortWrite && what == "write" {
+        assert_eq!(saved.unwrap_or_else(|error| panic!("{case}: {error}")), run.step_folder(step));
+        assert_eq!(latest, step, "{case}: the rest is written after a short write");
+    } else {
+        let error = saved.expect_err(&case);
+        assert_eq!(error.exit_code(), 1, "{case}");
+        let message = error.to_string();
+        let name = struck.file_name().unwrap().to_string_lossy().replace(".tmp", "").replace(".old", "");
+        assert!(message.contains(name.trim_start_matches('.')), "{case}: {message:?} lacks {name}");
+        assert!(message.contains("--resume"), "{case}: {message:?} has no remedy");
+        assert!(!message.contains('\n'), "{case}: {message:?}");
+        assert!(latest == 20 || latest == step, "{case}: latest is {latest}");
+    }
+    let loaded = Checkpoint::load(&run.step_folder(latest)).unwrap_or_else(|error| panic!("{case}: {error}"));
+    assert!(loaded == checkpoint(&small_shape(), latest), "{case}: step {latest} is another");
+    let (_, resumed) = run.load_to_resume(&ResumeFrom::Auto).unwrap().unwrap();
+    assert!(resumed == checkpoint(&small_shape(), resumed.state.step), "{case}");
+    assert!(resumed.state.step >= 20.min(step), "{case}: goes on from {}", resumed.state.step);
+    true
+}
+
+#[test]
+fn an_error_at_any_storage_call_is_named_and_leaves_the_old_checkpoint() {
+    let faults = [EIO, ENOSPC, EROFS].map(Fault::Error).into_iter().chain([Fault::ShortWrite, Fault::Full]);
+    let mut cases = 0;
+    for fault in faults {
+        // A new step, and one whose folder is there already.
+        for step in [30, 20] {
+            cases += (0..).take_while(|&at| save_with(fault, at, step)).count();
+        }
+    }
+    report("errors and short writes at a storage call of a save, named, old checkpoint whole", cases);
+}
+
+#[test]
+fn keeping_the_last_never_removes_the_best_or_the_one_just_written() {
+    let place = TempDir::new().unwrap();
+    let run = two_saves(place.path());
+    let mut next = checkpoint(&small_shape(), 30);
+    next.state.best_step = Some(10);
+    std::fs::write(place.path().join("best"), "step-00000010\n").unwrap();
+    run.save(&next, 1).unwrap();
+    assert_eq!(run.steps().unwrap(), [30, 10]);
+    // What `best` names cannot be told: nothing is removed on a guess.
+    std::fs::remove_file(place.path().join("best")).unwrap();
+    std::fs::create_dir(place.path().join("best")).unwrap();
+    next.state.step = 40;
+    let error = run.save(&next, 1).unwrap_err().to_string();
+    assert!(error.contains("best"), "{error}");
+    assert_eq!(run.steps().unwrap(), [40, 30, 10]);
+    assert_eq!(saved_step(&run), Some(40));
+}
