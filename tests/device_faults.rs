@@ -65,7 +65,7 @@ fn train(
     reopen: impl FnOnce(&RunFolder) -> Result<Session>,
 ) -> Result<Outcome> {
     let folder = RunFolder::at(place.join("run"));
-    folder.prepare(&recipe.config)?;
+    let _lock = folder.prepare(&recipe.config, None)?;
     let interrupt = Interrupt::default();
     let setup = Setup {
         config: &recipe.config,

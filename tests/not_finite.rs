@@ -87,7 +87,7 @@ fn nothing_of_it_is_saved() {
     for (k, number) in NUMBERS.into_iter().enumerate() {
         let place = tempfile::tempdir().unwrap();
         let folder = RunFolder::at(place.path().join("run"));
-        folder.prepare(&config).unwrap();
+        let _lock = folder.prepare(&config, None).unwrap();
         let start = poisoned(&whole, k * tensors / 3, 0, number);
         let interrupt = Interrupt::default();
         let setup = Setup {
