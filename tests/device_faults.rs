@@ -199,7 +199,7 @@ fn a_second_failure_ends_the_run_and_says_what_to_do() {
     let (first, second) = (lost(waits - 2), lost(20));
     let session = on_device(&recipe, &first).unwrap();
     let outcome = train(&recipe, place.path(), session, |_| on_device(&recipe, &second));
-    let error = outcome.err().expect("both devices fail");
+    let Err(error) = outcome else { panic!("both devices fail, and the run does not") };
     assert_eq!(error.exit_code(), 1);
     let text = error.to_string();
     assert!(

@@ -304,3 +304,51 @@ fn update_kernels() {
     }
     common::assert_silent(&device);
 }
+
+/// The buffers of an update in which three elements would not be finite, in pieces of at most
+/// `max_view_words`: params, grads, m, v, schedule, factor, spoiled.
+fn spoiled_update(traits: Traits, factor: f32) -> Case {
+    const N: usize = 1000;
+    let with = |fill: Fill, seed: u64, element: usize, value: f32| {
+        let mut words = words_of(&fill, N, seed);
+        words[element] = value.to_bits();
+        Fill::Words(words)
+    };
+    let mut case = Case { program: Program::default(), fills: Vec::new() };
+    let params = case.add(N, with(Fill::Normal(0.02), 1, 900, f32::INFINITY));
+    let grads = case.add(N, Fill::Normal(0.01));
+    let m = case.add(N, with(Fill::Normal(0.001), 2, 700, f32::NAN));
+    let v = case.add(N, with(Fill::Positive(1e-6), 3, 340, f32::INFINITY));
+    let schedule = case.add(3, Fill::Words(adam::schedule_words(17, 1e-3, 0.9, 0.99, 0.1).to_vec()));
+    let factor = case.add(1, Fill::Words(vec![factor.to_bits()]));
+    let spoiled = case.add(1, Fill::Words(vec![adam::NONE_SPOILED]));
+    let mut recorder = Recorder::new(traits);
+    let update = adam::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay_params: 320 };
+    update.update(&mut recorder, params, grads, m, v, schedule, factor, spoiled);
+    case.program.add_recording("case", recorder.dispatches);
+    case
+}
+
+#[test]
+fn an_update_leaves_out_and_reports_what_would_not_be_finite() {
+    let device = common::open();
+    for (max_view_words, factor) in [(usize::MAX, 0.5), (256, 0.5), (usize::MAX, -1.0)] {
+        let case = spoiled_update(Traits { max_view_words, ..device.traits() }, factor);
+        let before: Vec<Vec<u32>> =
+            (77..).zip(&case.fills).map(|(seed, (view, fill))| words_of(fill, view.words, seed)).collect();
+        let on_cpu = run(&mut CpuExecutor::load(case.program.clone()).unwrap(), &case.fills);
+        let on_device = run(&mut VulkanExecutor::load(&device, case.program).unwrap(), &case.fills);
+        assert_eq!(on_cpu, on_device, "pieces of {max_view_words}, factor {factor}");
+        if factor < 0.0 {
+            assert_eq!(on_cpu, before, "a negative factor stops the update");
+            continue;
+        }
+        assert_eq!(on_cpu[6], [340], "the first element that stays as it is");
+        for arena in [0, 2, 3] {
+            let kept: Vec<usize> = (0..1000).filter(|&i| on_cpu[arena][i] == before[arena][i]).collect();
+            assert!([340, 700, 900].iter().all(|i| kept.contains(i)), "arena {arena}: {kept:?}");
+            assert!(kept.len() < 100, "arena {arena}: nearly all of it moves");
+        }
+    }
+    common::assert_silent(&device);
+}

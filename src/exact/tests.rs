@@ -160,7 +160,8 @@ fn landmarks_are_exact() {
 /// The constants of both languages, by name: `NAME ... = from_bits(0x...)`, or the bits alone.
 fn constants(source: &str) -> Vec<(String, u32)> {
     let declaration = |line: &str| {
-        let (left, right) = line.trim_start().strip_prefix("const ")?.split_once(" = ")?;
+        let (left, right) =
+            line.trim_start().trim_start_matches("pub ").strip_prefix("const ")?.split_once(" = ")?;
         let name = left.split([' ', ':']).find(|word| word.chars().all(|c| !c.is_lowercase()))?;
         let digits = right.split_once("0x")?.1.replace('_', "");
         let digits: String = digits.chars().take_while(char::is_ascii_hexdigit).collect();

@@ -46,9 +46,9 @@ pub fn schedule_words(
         .map(|x| snap(x as f32).to_bits())
 }
 
-/// The step's mean loss, gradient norm and sum of squares into results `[3]`, the clip factor into factor `[1]`.
-/// max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch. If the loss or the sum of
-/// squares is not finite, the factor stops the update. `spoiled` `[1]` is made ready for it.
+/// The step's mean loss, gradient norm and sum of squares into results `[3]`, the clip factor into factor
+/// `[1]`. max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch. If the loss or the sum
+/// of squares is not finite, the factor stops the update. `spoiled` `[1]` is made ready for it.
 pub fn clip_factor(
     r: &mut Recorder,
     max_norm: f32,
@@ -68,8 +68,8 @@ pub fn clip_factor(
 }
 
 impl AdamW {
-    /// One update in place. params, grads, m, v: the whole arenas; schedule `[3]`; factor `[1]`. `spoiled` `[1]`
-    /// gets the first element that stays as it is because it would not be finite, if there is one.
+    /// One update in place. params, grads, m, v: the whole arenas; schedule `[3]`; factor `[1]`. `spoiled`
+    /// `[1]` gets the first element that stays as it is because it would not be finite, if there is one.
     pub fn update(
         &self,
         r: &mut Recorder,
