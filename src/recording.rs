@@ -94,6 +94,13 @@ impl View {
         assert!(offset + words <= self.words, "part [{offset}, +{words}) of a view of {} words", self.words);
         View { buffer: self.buffer, offset: self.offset + offset, words }
     }
+
+    /// This view in consecutive parts of at most `max_words`, each but the last a multiple of `unit` words
+    /// long, with the word that each starts at. One unit is never cut, whatever `max_words` is.
+    pub fn pieces(&self, max_words: usize, unit: usize) -> impl Iterator<Item = (usize, View)> + use<> {
+        let (view, step) = (*self, (max_words / unit).max(1).saturating_mul(unit));
+        (0..view.words).step_by(step).map(move |at| (at, view.part(at, step.min(view.words - at))))
+    }
 }
 
 /// What a kernel does with one of its bindings, read off its SPIR-V by build.rs.
@@ -186,11 +193,6 @@ impl Program {
         }
         bytes
     }
-
-    /// The largest single buffer in bytes: a device must be able to bind it whole.
-    pub fn largest_buffer(&self) -> Option<&BufferSpec> {
-        self.buffers.iter().max_by_key(|b| b.words)
-    }
 }
 
 /// What a recording may know of the device it is made for. It chooses between kernels and tile
@@ -200,6 +202,9 @@ pub struct Traits {
     /// Workgroup shared memory and barriers are fast (a GPU). False on a CPU-type device, where
     /// one invocation should compute a whole tile alone.
     pub fast_shared_memory: bool,
+    /// The longest view that a dispatch can bind. What works on a whole arena is dispatched in pieces of
+    /// at most this length, cut where no sum is.
+    pub max_view_words: usize,
 }
 
 /// Names one submit, in the order they were made, from 1.
@@ -234,4 +239,31 @@ pub trait Executor {
 
     /// Zero-fills every [`Residence::Device`] buffer, as loading did.
     fn clear(&mut self) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_follow_each_other_and_keep_units_whole() {
+        let view = View { buffer: BufferId(3), offset: 128, words: 1000 };
+        for (max_words, unit, lengths) in [
+            (usize::MAX, 64, vec![1000]),
+            (1000, 64, vec![960, 40]),
+            (1024, 256, vec![1000]),
+            (500, 64, vec![448, 448, 104]),
+            (500, 256, vec![256, 256, 256, 232]),
+            (10, 512, vec![512, 488]),
+        ] {
+            let pieces: Vec<(usize, View)> = view.pieces(max_words, unit).collect();
+            let found: Vec<usize> = pieces.iter().map(|(_, piece)| piece.words).collect();
+            assert_eq!(found, lengths, "at most {max_words}, units of {unit}");
+            let mut next = 0;
+            for (at, piece) in pieces {
+                assert_eq!((at, piece.offset), (next, view.offset + next));
+                next += piece.words;
+            }
+        }
+    }
 }

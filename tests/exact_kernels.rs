@@ -94,7 +94,7 @@ fn run(executor: &mut dyn Executor, fills: &[(View, Fill)]) -> Vec<Vec<u32>> {
 fn check(device: &Arc<Device>, what: &str, build: impl Fn(&mut Case, &mut Recorder)) {
     let make = |fast_shared_memory: bool| {
         let mut case = Case { program: Program::default(), fills: Vec::new() };
-        let mut recorder = Recorder::new(Traits { fast_shared_memory });
+        let mut recorder = Recorder::new(Traits { fast_shared_memory, ..device.traits() });
         build(&mut case, &mut recorder);
         case.program.add_recording("case", recorder.dispatches);
         case
@@ -286,9 +286,10 @@ fn update_kernels() {
             let sum_of_squares = case.add(1, Fill::Positive(2.0));
             let loss_sum = case.add(1, Fill::Positive(100.0));
             let (factor, results) = (case.add(1, Fill::Output), case.add(3, Fill::Output));
-            adam::clip_factor(r, max_norm, 1.0 / 768.0, sum_of_squares, loss_sum, factor, results);
+            let spoiled = case.add(1, Fill::Output);
+            adam::clip_factor(r, max_norm, 1.0 / 768.0, sum_of_squares, loss_sum, factor, results, spoiled);
             let update = adam::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay_params };
-            update.update(r, params, grads, m, v, schedule, factor);
+            update.update(r, params, grads, m, v, schedule, factor, spoiled);
         });
     }
     common::assert_silent(&device);

@@ -18,6 +18,10 @@ float snap_moment(float x) {
     return abs(x) < SNAP_MOMENT_BELOW ? 0.0 : x;
 }
 
+bool is_finite(float x) {
+    return (floatBitsToUint(x) & 0x7f800000u) != 0x7f800000u;
+}
+
 float limit(float x, float bound) {
     x = x > bound ? bound : x;
     return x < -bound ? -bound : x;

@@ -1,13 +1,15 @@
 //! Where a command runs: the CPU executor or a Vulkan device, chosen once and able to load programs.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::config::{DeviceChoice, ModelConfig};
 use crate::cpu::CpuExecutor;
 use crate::error::{Error, Result};
+use crate::ops::admission::{self, Difference};
 use crate::recording::{Executor, Program, Traits};
-use crate::report::MemoryPlan;
-use crate::vulkan::{Device, DeviceInfo, Kind, Selection, devices};
+use crate::report::{MemoryPlan, format};
+use crate::vulkan::{Device, DeviceInfo, Kind, Selection, VulkanExecutor, devices};
 
 /// An open device.
 #[derive(Clone)]
@@ -38,15 +40,22 @@ impl Backend {
     }
 
     fn open_vulkan(selection: &Selection) -> Result<Chosen> {
-        Ok(Chosen { backend: Backend::Vulkan(Device::open(selection, false)?), why: None })
+        Ok(Chosen { backend: Backend::Vulkan(open_admitted(selection)?), why: None })
     }
 
     fn open_best() -> Result<Chosen> {
         let found = devices();
         let usable = |d: &&DeviceInfo| d.exact && d.kind != Kind::Cpu;
         if found.as_ref().is_ok_and(|all| all.iter().any(|d| usable(&d))) {
-            let backend = Backend::Vulkan(Device::open(&Selection::Auto, false)?);
-            return Ok(Chosen { backend, why: Some("the best Vulkan GPU here".into()) });
+            return match open_admitted(&Selection::Auto) {
+                Ok(device) => {
+                    let why = Some("the best Vulkan GPU here".into());
+                    Ok(Chosen { backend: Backend::Vulkan(device), why })
+                }
+                // The best GPU breaks its promise: the CPU executor gives the right bits.
+                Err(Error::NoDevice(text)) => Ok(Chosen { backend: Backend::Cpu, why: Some(text) }),
+                Err(other) => Err(other),
+            };
         }
         let why = match &found {
             Err(error) => first_clause(&error.to_string()),
@@ -90,36 +99,55 @@ impl Backend {
         }
     }
 
-    /// The longest buffer that a kernel can bind, if there is a limit beside the memory.
-    pub fn largest_buffer_bytes(&self) -> Option<u64> {
-        match self {
-            Backend::Cpu => None,
-            Backend::Vulkan(device) => {
-                let info = device.info();
-                Some(info.max_storage_range_bytes.min(info.max_allocation_bytes))
-            }
-        }
-    }
-
     /// Takes the memory of a program and makes it ready to run.
     pub fn load(&self, program: Program) -> Result<Box<dyn Executor>> {
         Ok(match self {
             Backend::Cpu => Box::new(CpuExecutor::load(program)?),
-            Backend::Vulkan(device) => Box::new(crate::vulkan::VulkanExecutor::load(device, program)?),
+            Backend::Vulkan(device) => Box::new(VulkanExecutor::load(device, program)?),
         })
     }
 
     /// True if a program fits this device.
     pub fn fits(&self, program: &Program) -> bool {
-        self.fits_into(program, self.memory_budget_bytes())
+        self.obstacle(program, self.memory_budget_bytes()).is_none()
     }
 
-    fn fits_into(&self, program: &Program, budget: Option<u64>) -> bool {
+    /// Why a program does not fit this device with so much memory free, if it does not.
+    fn obstacle(&self, program: &Program, budget: Option<u64>) -> Option<String> {
         let total: u64 = program.bytes_by_group().values().sum();
-        let largest = program.largest_buffer().map_or(0, |b| 4 * b.words as u64);
-        budget.is_none_or(|budget| total <= budget)
-            && self.largest_buffer_bytes().is_none_or(|limit| largest <= limit)
+        match (budget, self) {
+            (Some(budget), _) if total > budget => {
+                Some(format!("it takes {}, and {} are free", format::bytes(total), format::bytes(budget)))
+            }
+            (_, Backend::Vulkan(device)) => device.past_limit(program),
+            (_, Backend::Cpu) => None,
+        }
     }
+}
+
+/// Opens a device and tries every kernel on it before anything is trusted to it.
+fn open_admitted(selection: &Selection) -> Result<Arc<Device>> {
+    let device = Device::open(selection, false)?;
+    match probe(&device)? {
+        None => Ok(device),
+        Some(difference) => Err(not_admitted(&device.info().name, &difference)),
+    }
+}
+
+/// The first difference between an open device and the CPU twins, over every kernel.
+pub fn probe(device: &Arc<Device>) -> Result<Option<Difference>> {
+    let start = Instant::now();
+    let load = |program| VulkanExecutor::load(device, program);
+    let difference = admission::first_difference(device.traits(), CpuExecutor::load, load)?;
+    let ms = start.elapsed().as_secs_f64() * 1e3;
+    tracing::info!("tried every kernel on {} against its CPU twin in {ms:.0} ms", device.info().name);
+    Ok(difference)
+}
+
+fn not_admitted(name: &str, difference: &Difference) -> Error {
+    Error::NoDevice(format!(
+        "{name} does not keep the exact contract: {difference}. Update its driver, or choose another --device"
+    ))
 }
 
 /// What is wrong, without what to do about it: here nothing needs to be done.
@@ -170,16 +198,24 @@ pub fn plan(
     let limit = model.max_batch_size();
     // Asked once: what is free changes while the search goes on.
     let budget = backend.memory_budget_bytes();
-    let largest = largest_batch(limit, |batch| backend.fits_into(&program(batch), budget));
+    let obstacle = |batch| backend.obstacle(&program(batch), budget);
+    let largest = largest_batch(limit, |batch| obstacle(batch).is_none());
     let name = backend.name();
+    // Of the smallest batch that does not fit. Past the limit, tensors may not even be countable.
+    let why = || {
+        let countable = if largest < limit { obstacle(largest + 1) } else { None };
+        countable.unwrap_or_else(|| "a tensor would have too many elements".to_owned())
+    };
     if largest == 0 {
         return Err(Error::Usage(format!(
-            "the model does not fit {name} with any --batch-size: give a smaller --model or --context"
+            "the model does not fit {name} with any --batch-size ({}): give a smaller --model or --context",
+            why()
         )));
     }
     if batch_size > largest {
         return Err(Error::Usage(format!(
-            "--batch-size {batch_size} does not fit {name}: the largest that fits is {largest}{hint}"
+            "--batch-size {batch_size} does not fit {name} ({}): the largest that fits is {largest}{hint}",
+            why()
         )));
     }
     let groups = program(batch_size).bytes_by_group();
@@ -197,6 +233,28 @@ pub fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Preset, TrainConfig, TrainOptions};
+    use crate::kernels::Element;
+    use crate::train::program::{StepShape, TrainProgram};
+    use crate::train::run::step_shape;
+    use crate::vulkan::Simulation;
+
+    #[test]
+    fn a_device_that_differs_is_refused_with_kernel_element_and_values() {
+        let difference = Difference {
+            kernel: "softmax_forward".into(),
+            output: "output",
+            element: 7,
+            wanted: 0x3f80_0000,
+            got: 0x3f80_0001,
+            type_: Element::F32,
+        };
+        let error = not_admitted("some card", &difference);
+        assert_eq!(error.exit_code(), 4);
+        let text = error.to_string();
+        assert!(text.contains("some card") && text.contains("softmax_forward gives output[7]"), "{text}");
+        assert!(text.contains("0x3f800001") && text.contains("0x3f800000"), "{text}");
+    }
 
     #[test]
     fn the_largest_batch_is_found_wherever_the_limit_lies() {
@@ -204,6 +262,32 @@ mod tests {
             for limit in [1, 2, 3, 31, 64, 100] {
                 assert_eq!(largest_batch(limit, |batch| batch <= enough), enough.min(limit));
             }
+        }
+    }
+
+    #[test]
+    fn a_batch_past_a_limit_is_refused_with_the_limit_and_the_largest_that_fits() {
+        let install = "this test needs software Vulkan (Debian and Ubuntu: apt install mesa-vulkan-drivers)";
+        let all = devices().unwrap_or_else(|error| panic!("{error}; {install}"));
+        let software = all.iter().find(|d| d.kind == Kind::Cpu).unwrap_or_else(|| panic!("{install}"));
+        let simulation =
+            Simulation { lower: Some(|info| info.max_storage_range_bytes = 1 << 20), ..Default::default() };
+        let device = Device::open_simulated(&Selection::Index(software.index), false, simulation).unwrap();
+        let backend = Backend::Vulkan(device);
+        let options = TrainOptions { model: Some(Preset::Nano), ..TrainOptions::default() };
+        let config = TrainConfig::resolve(options, None).unwrap();
+        let shape = step_shape(&config, 65);
+        let program = |batch_size| {
+            TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, backend.traits()).program
+        };
+        let plan = |batch_size| plan(&backend, &shape.model, batch_size, "", program);
+        // The widest tensor, [B*64, 512], is just a mebibyte for 8 windows; the arena is cut into pieces.
+        assert_eq!(plan(8).unwrap().largest_batch, Some(8));
+        let error = plan(9).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        for words in ["--batch-size 9", "(maxStorageBufferRange)", "1.0 MiB", "the largest that fits is 8"] {
+            assert!(text.contains(words), "{text}");
         }
     }
 }

@@ -2,14 +2,17 @@
 
 use serde_json::json;
 
-use super::{print, print_json};
+use super::{backend, print, print_json};
 use crate::cli::DevicesArgs;
 use crate::error::Result;
 use crate::report::format;
-use crate::vulkan::{DeviceInfo, devices};
+use crate::vulkan::{Device, DeviceInfo, Selection, devices};
 
 pub fn run(args: &DevicesArgs) -> Result<()> {
-    let found = devices();
+    let mut found = devices();
+    if let Ok(all) = &mut found {
+        all.iter_mut().for_each(admit);
+    }
     let all = found.as_deref().unwrap_or_default();
     if args.json {
         let list: Vec<_> = std::iter::once(cpu()).chain(all.iter().map(vulkan)).collect();
@@ -22,7 +25,7 @@ pub fn run(args: &DevicesArgs) -> Result<()> {
     ))?;
     for d in all {
         let exact = match &d.reason {
-            None => "exact".to_owned(),
+            None => "exact (every kernel tried)".to_owned(),
             Some(reason) => format!("cannot be used: {reason}"),
         };
         print(&format!("{:<4} {} ({}, {:?}): {exact}\n", d.index, d.name, d.driver, d.kind))?;
@@ -39,6 +42,21 @@ pub fn run(args: &DevicesArgs) -> Result<()> {
         print(&format!("no Vulkan device: {error}\n"))?;
     }
     Ok(())
+}
+
+/// Tries every kernel on a device that promises all that the exact contract needs, and takes note if it
+/// breaks its promise.
+fn admit(info: &mut DeviceInfo) {
+    if !info.exact {
+        return;
+    }
+    let probed =
+        Device::open(&Selection::Index(info.index), false).and_then(|device| backend::probe(&device));
+    info.reason = match probed {
+        Ok(difference) => difference.map(|difference| difference.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    info.exact = info.reason.is_none();
 }
 
 fn cpu() -> serde_json::Value {

@@ -18,7 +18,8 @@ use crate::model::parameters::{ModelState, parameter_count};
 use crate::report::{format, say};
 use crate::train::init::{initial_parameters, initial_state};
 use crate::train::program::{StepShape, TrainProgram};
-use crate::train::run::{Outcome, Run, Setup, feed, hash_tokens, step_shape, total_steps};
+use crate::train::recover;
+use crate::train::run::{Outcome, Setup, feed, hash_tokens, step_shape, total_steps};
 use crate::train::sample::Sampler;
 use crate::train::session::{Session, TrainState};
 
@@ -50,8 +51,13 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 
     let resumed = origin.resumed.as_ref().map(|checkpoint| &checkpoint.state);
     let setup = Setup { config, data: &data, folder: &folder, interrupt: &interrupt, start: &start, resumed };
-    let outcome = Run::new(setup, session)?.train()?;
-    report(args.json, &chosen.backend, &model, &data.tokenizer, &folder, outcome, started)
+    let mut backend = chosen.backend;
+    let reopen = || {
+        backend = Backend::open(&config.device)?.backend;
+        load(&backend, config, &model)
+    };
+    let outcome = recover::train(setup, session, reopen)?;
+    report(args.json, &backend, &model, &data.tokenizer, &folder, outcome, started)
 }
 
 /// Where a run starts: its configuration, and the weights it goes on from, if any.
@@ -150,13 +156,8 @@ impl Origin {
 
     /// The state before the first step.
     fn start(&self, model: &ModelConfig, seed: u64) -> TrainState {
-        if let Some(Checkpoint { model, m, v, state, .. }) = &self.resumed {
-            return TrainState {
-                params: model.tensors.clone(),
-                m: m.clone(),
-                v: v.clone(),
-                step: state.step,
-            };
+        if let Some(checkpoint) = &self.resumed {
+            return TrainState::of(checkpoint);
         }
         let weights = self.weights.as_ref().map(|weights| weights.tensors.clone());
         initial_state(weights.unwrap_or_else(|| initial_parameters(model, seed)))

@@ -48,6 +48,13 @@ impl Arena {
         arena.part(self.offsets[index], self.specs[index].len())
     }
 
+    /// The parameter that this word of an arena belongs to, padding included.
+    pub fn parameter_at(&self, word: usize) -> &ParameterSpec {
+        let starts_before = |index: &usize| self.offsets[*index] <= word;
+        let index = (0..self.specs.len()).filter(starts_before).max_by_key(|&index| self.offsets[index]);
+        &self.specs[index.expect("a parameter starts at word 0")]
+    }
+
     /// Copies tensors in canonical order into one arena's words.
     pub fn pack(&self, tensors: &[Vec<f32>]) -> Vec<u32> {
         assert_eq!(tensors.len(), self.specs.len(), "one tensor a parameter");
@@ -93,6 +100,9 @@ mod tests {
         assert_eq!(arena.unpack(&arena.pack(&tensors)), tensors);
         for (spec, &offset) in arena.specs.iter().zip(&arena.offsets) {
             assert_eq!(offset < arena.decay_words, spec.decay, "{}", spec.name);
+            for word in [offset, offset + spec.len() - 1] {
+                assert_eq!(arena.parameter_at(word).name, spec.name);
+            }
         }
     }
 }

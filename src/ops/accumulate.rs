@@ -6,17 +6,19 @@ use super::Recorder;
 use super::grid::{elements_per_task, flat_groups, vectorized};
 use crate::exact::snap;
 use crate::kernels::accumulate;
-use crate::recording::View;
+use crate::recording::{VIEW_ALIGNMENT_WORDS, View};
 
 /// sum += addend, any equal shapes.
 pub fn add(r: &mut Recorder, addend: View, sum: View) {
     assert_eq!(addend.words, sum.words, "a sum has its addend's shape");
-    r.add(accumulate::dispatch(
-        accumulate::Push { count: sum.words as u32, first: 0 },
-        Default::default(),
-        accumulate::Bindings { addend, sum },
-        flat_groups(sum.words, 256),
-    ));
+    for (at, sum) in sum.pieces(r.traits.max_view_words, VIEW_ALIGNMENT_WORDS) {
+        r.add(accumulate::dispatch(
+            accumulate::Push { count: sum.words as u32, first: 0 },
+            Default::default(),
+            accumulate::Bindings { addend: addend.part(at, sum.words), sum },
+            flat_groups(sum.words, 256),
+        ));
+    }
 }
 
 /// Twin of shaders/accumulate.comp: the first micro-batch starts the sum, a further one is added to it.

@@ -1,12 +1,14 @@
 //! The parameter update: clipping by global norm, then AdamW over the flat arena.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use rayon::prelude::*;
 
 use super::Recorder;
 use super::grid::{elements_per_task, flat_groups, vectorized};
 use crate::exact::{recip, snap, snap_moment, sqrt};
 use crate::kernels::{adam_update, clip};
-use crate::recording::View;
+use crate::recording::{VIEW_ALIGNMENT_WORDS, View};
 
 /// What does not change from step to step.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,9 @@ pub struct AdamW {
 
 /// Words of the schedule buffer: step_size, inv_sqrt_correction2, decay.
 pub const SCHEDULE_WORDS: usize = 3;
+
+/// What `spoiled` holds after an update that went well.
+pub const NONE_SPOILED: u32 = u32::MAX;
 
 /// What changes from step to step, calculated in f64 and rounded once.
 ///
@@ -41,9 +46,9 @@ pub fn schedule_words(
         .map(|x| snap(x as f32).to_bits())
 }
 
-/// The step's mean loss, gradient norm and sum of squares into results `[3]`, the clip factor into
-/// factor `[1]`.
-/// max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch.
+/// The step's mean loss, gradient norm and sum of squares into results `[3]`, the clip factor into factor `[1]`.
+/// max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch. If the loss or the sum of
+/// squares is not finite, the factor stops the update. `spoiled` `[1]` is made ready for it.
 pub fn clip_factor(
     r: &mut Recorder,
     max_norm: f32,
@@ -52,17 +57,19 @@ pub fn clip_factor(
     loss_sum: View,
     factor: View,
     results: View,
+    spoiled: View,
 ) {
     r.add(clip::dispatch(
         clip::Push { max_norm, inv_count },
         Default::default(),
-        clip::Bindings { sum_of_squares, loss_sum, factor, results },
+        clip::Bindings { sum_of_squares, loss_sum, factor, results, spoiled },
         [1, 1, 1],
     ));
 }
 
 impl AdamW {
-    /// One update in place. params, grads, m, v: the whole arenas; schedule `[3]`; factor `[1]`.
+    /// One update in place. params, grads, m, v: the whole arenas; schedule `[3]`; factor `[1]`. `spoiled` `[1]`
+    /// gets the first element that stays as it is because it would not be finite, if there is one.
     pub fn update(
         &self,
         r: &mut Recorder,
@@ -72,22 +79,27 @@ impl AdamW {
         v: View,
         schedule: View,
         factor: View,
+        spoiled: View,
     ) {
         assert!(params.words == grads.words && m.words == v.words && params.words == m.words);
-        r.add(adam_update::dispatch(
-            adam_update::Push {
-                num_params: params.words as u32,
-                decay_params: self.decay_params as u32,
-                beta1: self.beta1 as f32,
-                beta2: self.beta2 as f32,
-                one_minus_beta1: (1.0 - self.beta1) as f32,
-                one_minus_beta2: (1.0 - self.beta2) as f32,
-                eps: self.eps as f32,
-            },
-            Default::default(),
-            adam_update::Bindings { params, grads, m, v, schedule, factor },
-            flat_groups(params.words, 256),
-        ));
+        for (at, params) in params.pieces(r.traits.max_view_words, VIEW_ALIGNMENT_WORDS) {
+            let [grads, m, v] = [grads, m, v].map(|arena| arena.part(at, params.words));
+            r.add(adam_update::dispatch(
+                adam_update::Push {
+                    num_params: params.words as u32,
+                    decay_params: self.decay_params as u32,
+                    beta1: self.beta1 as f32,
+                    beta2: self.beta2 as f32,
+                    one_minus_beta1: (1.0 - self.beta1) as f32,
+                    one_minus_beta2: (1.0 - self.beta2) as f32,
+                    eps: self.eps as f32,
+                    first_param: at as u32,
+                },
+                Default::default(),
+                adam_update::Bindings { params, grads, m, v, schedule, factor, spoiled },
+                flat_groups(params.words, 256),
+            ));
+        }
     }
 }
 
@@ -96,10 +108,18 @@ pub fn clip(a: clip::Args) {
     let norm = sqrt(a.sum_of_squares[0]);
     let clip = snap(a.push.max_norm * recip(norm + 1e-6));
     let clips = a.push.max_norm > 0.0 && clip < 1.0;
-    a.factor[0] = if clips { clip } else { 1.0 };
+    let finite = a.sum_of_squares[0].is_finite() && a.loss_sum[0].is_finite();
+    a.factor[0] = if !finite {
+        -1.0
+    } else if clips {
+        clip
+    } else {
+        1.0
+    };
     a.results[0] = a.loss_sum[0] * a.push.inv_count;
     a.results[1] = norm;
     a.results[2] = a.sum_of_squares[0];
+    a.spoiled[0] = NONE_SPOILED;
 }
 
 /// Twin of shaders/adam_update.comp.
@@ -107,31 +127,45 @@ pub fn adam_update(a: adam_update::Args) {
     let p = a.push;
     let task = elements_per_task();
     let clip = a.factor[0];
+    if clip < 0.0 {
+        return;
+    }
     let schedule = a.schedule;
+    let first_spoiled = AtomicU32::new(a.spoiled[0]);
     let moments = a.m.par_chunks_mut(task).zip(a.v.par_chunks_mut(task));
     let tensors = a.params.par_chunks_mut(task).zip(a.grads.par_chunks(task));
     tensors.zip(moments).enumerate().for_each(|(k, ((params, grads), (m, v)))| {
-        let first = k * task;
+        let first = p.first_param + (k * task) as u32;
+        let mut spoiled = NONE_SPOILED;
+        let first_here = &mut spoiled;
         vectorized!(|params: &mut [f32],
                      grads: &[f32],
                      m: &mut [f32],
                      v: &mut [f32],
-                     first: usize,
+                     first: u32,
                      p: adam_update::Push,
                      clip: f32,
-                     schedule: &[f32]| {
+                     schedule: &[f32],
+                     first_here: &mut u32| {
             let (step_size, inv_sqrt_correction2, decay) = (schedule[0], schedule[1], schedule[2]);
-            let decays = (p.decay_params as usize).saturating_sub(first);
             let elements = params.iter_mut().zip(grads).zip(m.iter_mut()).zip(v.iter_mut());
-            for (i, (((param, grad), m), v)) in elements.enumerate() {
+            for (in_arena, (((param, grad), m), v)) in (first..).zip(elements) {
                 let g = snap(grad * clip);
-                *m = snap_moment(p.beta1 * *m + p.one_minus_beta1 * g);
-                *v = snap_moment(p.beta2 * *v + p.one_minus_beta2 * (g * g));
-                let denominator = sqrt(*v) * inv_sqrt_correction2 + p.eps;
-                let step = snap(snap(*m) * recip(denominator)) * step_size;
-                let kept = if i < decays { *param * decay } else { *param };
-                *param = snap(kept - step);
+                let m_new = snap_moment(p.beta1 * *m + p.one_minus_beta1 * g);
+                let v_new = snap_moment(p.beta2 * *v + p.one_minus_beta2 * (g * g));
+                let denominator = sqrt(v_new) * inv_sqrt_correction2 + p.eps;
+                let step = snap(snap(m_new) * recip(denominator)) * step_size;
+                let kept = if in_arena < p.decay_params { *param * decay } else { *param };
+                let updated = snap(kept - step);
+                // Selected, not branched on, so that the loop is compiled for vectors.
+                let finite = m_new.is_finite() & v_new.is_finite() & updated.is_finite();
+                *m = if finite { m_new } else { *m };
+                *v = if finite { v_new } else { *v };
+                *param = if finite { updated } else { *param };
+                *first_here = (*first_here).min(if finite { NONE_SPOILED } else { in_arena });
             }
-        })
+        });
+        first_spoiled.fetch_min(spoiled, Ordering::Relaxed);
     });
+    a.spoiled[0] = first_spoiled.into_inner();
 }

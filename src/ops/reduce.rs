@@ -7,10 +7,13 @@ use super::grid::{row_layout, vectorized};
 use super::rows::row_sum;
 use crate::exact::snap_moment;
 use crate::kernels::reduce_sum;
-use crate::recording::{View, align_words};
+use crate::recording::{VIEW_ALIGNMENT_WORDS, View, align_words};
 
 /// Elements that one row of a long sum has.
 const ROW_LENGTH: usize = 4096;
+
+/// A sum is cut into dispatches between rows, where the rows' sums may start a view.
+const UNIT: usize = ROW_LENGTH * VIEW_ALIGNMENT_WORDS;
 
 /// Words of scratch that summing `count` elements takes.
 pub fn scratch_words(count: usize) -> usize {
@@ -32,20 +35,10 @@ pub fn sum(r: &mut Recorder, input: View, square: bool, scratch: View, output: V
     loop {
         let rows = source.words.div_ceil(ROW_LENGTH);
         let target = if rows == 1 { output } else { scratch.part(at, rows) };
-        let layout = row_layout(rows, &r.traits);
-        r.add(reduce_sum::dispatch(
-            reduce_sum::Push {
-                count: source.words as u32,
-                row_length: ROW_LENGTH as u32,
-                square: square as u32,
-            },
-            reduce_sum::Specialization {
-                local_size_x: layout.row_width,
-                local_size_y: layout.rows_per_group,
-            },
-            reduce_sum::Bindings { input: source, output: target },
-            layout.groups,
-        ));
+        for (start, piece) in source.pieces(r.traits.max_view_words, UNIT) {
+            let sums = target.part(start / ROW_LENGTH, piece.words.div_ceil(ROW_LENGTH));
+            record_rows(r, piece, square, sums);
+        }
         if rows == 1 {
             return;
         }
@@ -53,6 +46,17 @@ pub fn sum(r: &mut Recorder, input: View, square: bool, scratch: View, output: V
         source = target;
         square = false;
     }
+}
+
+/// output[i] = sum of row i of input.
+fn record_rows(r: &mut Recorder, input: View, square: bool, output: View) {
+    let layout = row_layout(output.words, &r.traits);
+    r.add(reduce_sum::dispatch(
+        reduce_sum::Push { count: input.words as u32, row_length: ROW_LENGTH as u32, square: square as u32 },
+        reduce_sum::Specialization { local_size_x: layout.row_width, local_size_y: layout.rows_per_group },
+        reduce_sum::Bindings { input, output },
+        layout.groups,
+    ));
 }
 
 /// Twin of shaders/reduce_sum.comp.

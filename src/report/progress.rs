@@ -109,8 +109,8 @@ impl Progress {
     }
 
     /// Leaves the bar as it stands and the cursor below it.
-    pub fn finish(self) {
-        if let Output::Bar(bar) = self.output {
+    pub fn finish(&self) {
+        if let Output::Bar(bar) = &self.output {
             bar.abandon();
         }
     }

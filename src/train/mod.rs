@@ -3,9 +3,11 @@
 pub mod digest;
 pub mod evaluate;
 pub mod feed;
+pub mod finite;
 pub mod inference;
 pub mod init;
 pub mod program;
+pub mod recover;
 pub mod run;
 pub mod sample;
 pub mod schedule;

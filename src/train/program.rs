@@ -45,6 +45,9 @@ pub struct Update {
     pub schedule: View,
     /// `[3]`: mean loss, gradient norm before clipping, sum of squares.
     pub results: View,
+    /// [1]: the first element of the arena that stayed as it was because it would not be finite, or
+    /// [`adam::NONE_SPOILED`].
+    pub spoiled: View,
 }
 
 /// A forward pass that reports losses.
@@ -67,6 +70,8 @@ pub struct TrainProgram {
     pub m: View,
     /// Adam's second moments.
     pub v: View,
+    /// The gradient of the last step, its micro-batches together.
+    pub grads: View,
     /// The first micro-batch of a step starts the gradient sum.
     pub first: Micro,
     /// Every further one adds to it; `None` without gradient accumulation.
@@ -120,7 +125,7 @@ impl TrainProgram {
         });
         let update = record_update(p, traits, shape, &model, &sums, m, v);
         let evaluation = record_evaluation(p, traits, &model);
-        TrainProgram { program, model, m, v, first, next, update, evaluation }
+        TrainProgram { program, model, m, v, grads: sums.grads, first, next, update, evaluation }
     }
 }
 
@@ -171,6 +176,7 @@ fn record_update(
 ) -> Update {
     let schedule = program.add_buffer("schedule", SCHEDULE_WORDS, Group::Inputs, Residence::Upload);
     let results = program.add_buffer("results", 3, Group::Results, Residence::Readback);
+    let spoiled = program.add_buffer("spoiled", 1, Group::Results, Residence::Readback);
     let sum_of_squares = program.add_buffer("sum_of_squares", 1, Group::Scratch, Residence::Device);
     let factor = program.add_buffer("clip.factor", 1, Group::Scratch, Residence::Device);
     let inv_count = (1.0 / (model.positions() * shape.grad_accum) as f64) as f32;
@@ -178,15 +184,15 @@ fn record_update(
     let mut r = Recorder::new(traits);
     reduce::sum(&mut r, sums.grads, true, sums.scratch, sum_of_squares);
     let max_norm = shape.grad_clip as f32;
-    adam::clip_factor(&mut r, max_norm, inv_count, sum_of_squares, sums.loss, factor, results);
+    adam::clip_factor(&mut r, max_norm, inv_count, sum_of_squares, sums.loss, factor, results, spoiled);
     let adam = AdamW {
         beta1: shape.beta1,
         beta2: shape.beta2,
         eps: shape.eps,
         decay_params: model.arena.decay_words,
     };
-    adam.update(&mut r, model.params, sums.grads, m, v, schedule, factor);
-    Update { recording: program.add_recording("update", r.dispatches), schedule, results }
+    adam.update(&mut r, model.params, sums.grads, m, v, schedule, factor, spoiled);
+    Update { recording: program.add_recording("update", r.dispatches), schedule, results, spoiled }
 }
 
 /// An evaluation works on the parameters and activations of training, without dropout.

@@ -1,6 +1,6 @@
 //! The training loop: steps, and between them the measurements, the reports and the saves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::checkpoint::{Checkpoint, FORMAT_VERSION, RunFolder, RunState};
@@ -10,15 +10,17 @@ use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::model::parameters::ModelState;
 use crate::report::{MetricsFile, Progress, StepMetrics, StepReport};
-use crate::train::digest::{StateDigest, digest, tensor_name};
+use crate::train::digest::{StateDigest, digest};
 use crate::train::evaluate::evaluate;
 use crate::train::feed::Feed;
+use crate::train::finite::{first_in_state, not_finite};
 use crate::train::program::StepShape;
 use crate::train::schedule::Schedule;
 use crate::train::session::{Session, StepRates, StepResult, TrainState};
 use crate::train::verify::{Chain, StepRecord};
 
 /// What the loop needs to know.
+#[derive(Clone, Copy)]
 pub struct Setup<'a> {
     /// What was asked for.
     pub config: &'a TrainConfig,
@@ -116,6 +118,8 @@ pub struct Run<'a> {
     shown_val_loss: Option<f64>,
     /// The lowest validation loss of a checkpoint, and its step.
     best: Option<(f64, u64)>,
+    /// The newest checkpoint saved.
+    saved: Option<PathBuf>,
 }
 
 /// The time that steps take, with evaluations and saves left out.
@@ -164,6 +168,7 @@ impl<'a> Run<'a> {
             val_loss: None,
             shown_val_loss: None,
             best,
+            saved: None,
             setup,
             session,
             feed,
@@ -176,11 +181,16 @@ impl<'a> Run<'a> {
     /// # Errors
     /// [`Error::Interrupted`] after the user asked to stop and the state was saved; [`Error::Input`]
     /// if a loss, a gradient or the state is not finite; whatever a file or the device reports.
-    pub fn train(mut self) -> Result<Outcome> {
+    pub fn train(&mut self) -> Result<Outcome> {
         self.clock.resume();
         let outcome = self.take_steps();
         self.progress.finish();
         outcome
+    }
+
+    /// The newest checkpoint that this run has saved.
+    pub fn last_saved(&self) -> Option<&Path> {
+        self.saved.as_deref()
     }
 
     fn take_steps(&mut self) -> Result<Outcome> {
@@ -307,7 +317,9 @@ impl<'a> Run<'a> {
     /// Saves the state after the last step, measured or not.
     fn save(&mut self) -> Result<(PathBuf, SavedState)> {
         let state = self.session.state()?;
-        let state = finite(&self.session, state)?;
+        if let Some(tensor) = first_in_state(&self.session.train.model.arena.specs, &state) {
+            return Err(not_finite("the state", state.step, Some(tensor)));
+        }
         let step = state.step;
         if let Some(val_loss) = self.val_loss
             && self.best.is_none_or(|(best, _)| val_loss < best)
@@ -327,6 +339,7 @@ impl<'a> Run<'a> {
         };
         let folder = self.setup.folder.save(&checkpoint, self.setup.config.keep_last)?;
         tracing::info!("saved {}", folder.display());
+        self.saved = Some(folder.clone());
         Ok((folder, SavedState { digest, params: checkpoint.model.tensors }))
     }
 
@@ -384,18 +397,4 @@ fn is_due(every: u64, step: u64) -> bool {
 struct SavedState {
     digest: String,
     params: Vec<Vec<f32>>,
-}
-
-/// The state itself if every number in it is finite: only such a state may be saved.
-fn finite(session: &Session, state: TrainState) -> Result<TrainState> {
-    let broken = state.tensors().position(|tensor| !tensor.iter().all(|x| x.is_finite()));
-    match broken {
-        None => Ok(state),
-        Some(index) => Err(Error::Input(format!(
-            "{} is not finite after step {}: nothing of it was saved; lower --lr, raise --warmup-steps \
-             or set --grad-clip, and go on with --resume",
-            tensor_name(&session.train.model.arena.specs, index),
-            state.step
-        ))),
-    }
 }

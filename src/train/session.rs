@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
+use crate::checkpoint::Checkpoint;
 use crate::data::batches::sort_positions;
-use crate::error::{Error, Result};
-use crate::ops::adam::schedule_words;
+use crate::error::Result;
+use crate::ops::adam::{NONE_SPOILED, schedule_words};
 use crate::recording::{BufferId, Executor, RecordingId, Ticket, Traits};
+use crate::train::finite::{self, Health};
 use crate::train::program::{Micro, StepShape, TrainProgram};
 
 /// Parameters and moments on the host, each in the canonical order of parameters.
@@ -22,6 +24,12 @@ pub struct TrainState {
 }
 
 impl TrainState {
+    /// The state that a checkpoint holds.
+    pub fn of(checkpoint: &Checkpoint) -> TrainState {
+        let Checkpoint { model, m, v, state, .. } = checkpoint;
+        TrainState { params: model.tensors.clone(), m: m.clone(), v: v.clone(), step: state.step }
+    }
+
     /// Every tensor: parameters, first moments, second moments, each in canonical order.
     pub fn tensors(&self) -> impl Iterator<Item = &Vec<f32>> {
         [&self.params, &self.m, &self.v].into_iter().flatten()
@@ -219,22 +227,25 @@ impl Session {
         let Some((step, ticket)) = self.in_flight.pop_front() else { return Ok(None) };
         let words = self.executor.fetch(ticket, self.train.update.results.buffer)?;
         let [loss, grad_norm, sum_of_squares] = [0, 1, 2].map(|i| f32::from_bits(words[i]));
-        check_finite(step, loss, sum_of_squares)?;
-        Ok(Some(StepResult { step, loss, grad_norm }))
+        let spoiled = self.executor.fetch(ticket, self.train.update.spoiled.buffer)?[0];
+        match (Health { loss, sum_of_squares, spoiled }).fault() {
+            None => Ok(Some(StepResult { step, loss, grad_norm })),
+            Some(what) => Err(finite::not_finite(what, step, self.first_not_finite(spoiled)?)),
+        }
     }
-}
 
-/// NaN and infinity never travel: the step that meets one ends the run.
-fn check_finite(step: u64, loss: f32, sum_of_squares: f32) -> Result<()> {
-    let what = if !loss.is_finite() {
-        "the loss"
-    } else if !sum_of_squares.is_finite() {
-        "the gradient norm"
-    } else {
-        return Ok(());
-    };
-    Err(Error::Input(format!(
-        "{what} is not a finite number at step {step}: nothing of it was saved; \
-         lower --lr, raise --warmup-steps or set --grad-clip, and go on with --resume"
-    )))
+    /// The first tensor that is not finite after a step that met such a number. The update left out what
+    /// it would have spoiled, so the state still shows where it began.
+    fn first_not_finite(&mut self, spoiled: u32) -> Result<Option<String>> {
+        let state = self.state()?;
+        let arena = &self.train.model.arena;
+        if let Some(name) = finite::first_in_state(&arena.specs, &state) {
+            return Ok(Some(name));
+        }
+        if spoiled != NONE_SPOILED {
+            return Ok(Some(arena.parameter_at(spoiled as usize).name.clone()));
+        }
+        let grads = arena.unpack(&self.executor.read(self.train.grads)?);
+        Ok(finite::first_in_gradients(&arena.specs, &grads))
+    }
 }

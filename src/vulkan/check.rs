@@ -13,46 +13,59 @@ use crate::recording::{Dispatch, Program, Recording, Residence, VIEW_ALIGNMENT_W
 /// # Panics
 /// If the program contradicts itself (a view outside its buffer, say): that is a mistake in hlx.
 pub(super) fn check(program: &Program, device: &DeviceInfo) -> Result<()> {
-    for buffer in &program.buffers {
-        let bytes = align_words(buffer.words) as u64 * 4;
-        if bytes > device.max_allocation_bytes {
-            return Err(too_large(device, &buffer.name, bytes, device.max_allocation_bytes, "allocate"));
+    match past_limit(program, device) {
+        None => Ok(()),
+        Some(what) => {
+            Err(Error::Device(format!("{what}: lower --batch-size, --context or the model's size")))
         }
     }
-    check_total(program, device)?;
-    for recording in &program.recordings {
-        for (i, dispatch) in recording.dispatches.iter().enumerate() {
-            let place = Place { program, recording, index: i, dispatch };
-            place.assert_well_formed();
-            place.check_limits(device)?;
-        }
+}
+
+/// The first limit of the device that a program goes past, as a sentence.
+pub(super) fn past_limit(program: &Program, device: &DeviceInfo) -> Option<String> {
+    let allocation = device.max_allocation_bytes;
+    let too_large = program.buffers.iter().find(|b| align_words(b.words) as u64 * 4 > allocation);
+    if let Some(buffer) = too_large {
+        return Some(too_long(
+            device,
+            &buffer.name,
+            align_words(buffer.words),
+            allocation,
+            "allocate at once (maxMemoryAllocationSize)",
+        ));
     }
-    Ok(())
+    past_memory(program, device).or_else(|| {
+        program.recordings.iter().find_map(|recording| {
+            recording.dispatches.iter().enumerate().find_map(|(index, dispatch)| {
+                let place = Place { program, recording, index, dispatch };
+                place.assert_well_formed();
+                place.past_limit(device)
+            })
+        })
+    })
 }
 
 /// Ring buffers are left out: they may live in the host's memory.
-fn check_total(program: &Program, device: &DeviceInfo) -> Result<()> {
+fn past_memory(program: &Program, device: &DeviceInfo) -> Option<String> {
     let buffers = program.buffers.iter().filter(|b| b.residence == Residence::Device);
     let bytes: u64 = buffers.map(|b| align_words(b.words) as u64 * 4).sum();
-    if bytes <= device.heap_bytes {
-        return Ok(());
-    }
-    Err(Error::Device(format!(
-        "the program takes {} in all, and {} has {}: lower --batch-size, --context or the model's size",
-        readable_bytes(bytes),
-        device.name,
-        readable_bytes(device.heap_bytes)
-    )))
+    (bytes > device.heap_bytes).then(|| {
+        format!(
+            "the program takes {} in all, and {} has {}",
+            readable_bytes(bytes),
+            device.name,
+            readable_bytes(device.heap_bytes)
+        )
+    })
 }
 
-fn too_large(device: &DeviceInfo, buffer: &str, bytes: u64, limit: u64, verb: &str) -> Error {
-    Error::Device(format!(
-        "buffer {buffer} of {} is larger than the {} that {} can {verb} at once: lower --batch-size or \
-         --context",
-        readable_bytes(bytes),
+fn too_long(device: &DeviceInfo, buffer: &str, words: usize, limit: u64, verb: &str) -> String {
+    format!(
+        "buffer {buffer} of {} is larger than the {} that {} can {verb}",
+        readable_bytes(words as u64 * 4),
         readable_bytes(limit),
         device.name
-    ))
+    )
 }
 
 /// A dispatch, with what is needed to name it.
@@ -101,43 +114,37 @@ impl Place<'_> {
         }
     }
 
-    fn check_limits(&self, device: &DeviceInfo) -> Result<()> {
+    fn past_limit(&self, device: &DeviceInfo) -> Option<String> {
         let Dispatch { kernel, views, groups, .. } = self.dispatch;
-        for view in views {
-            let bytes = view.words as u64 * 4;
-            if bytes > device.max_storage_range_bytes {
-                let buffer = &self.program.spec(view.buffer).name;
-                return Err(too_large(device, buffer, bytes, device.max_storage_range_bytes, "bind"));
-            }
+        let range = device.max_storage_range_bytes;
+        if let Some(view) = views.iter().find(|view| view.words as u64 * 4 > range) {
+            let buffer = &self.program.spec(view.buffer).name;
+            return Some(too_long(device, buffer, view.words, range, "bind at once (maxStorageBufferRange)"));
         }
+        let needs = |what: &str, limit: u64| {
+            Some(format!("{} needs {what}, and {} allows 1 to {limit}", self.name(), device.name))
+        };
         for (axis, (&count, &limit)) in ["x", "y", "z"].iter().zip(groups.iter().zip(&device.max_groups)) {
             if count == 0 || count > limit {
-                return Err(self.past_limit(device, &format!("{count} workgroups in {axis}"), limit.into()));
+                return needs(&format!("{count} workgroups in {axis}"), limit.into());
             }
         }
         if kernel.push_bytes() as u64 > device.max_push_bytes {
-            let what = format!("{} bytes of push constants", kernel.push_bytes());
-            return Err(self.past_limit(device, &what, device.max_push_bytes));
+            return needs(&format!("{} bytes of push constants", kernel.push_bytes()), device.max_push_bytes);
         }
         if views.len() as u64 > device.max_bindings.into() {
-            return Err(self.past_limit(
-                device,
-                &format!("{} bindings", views.len()),
-                device.max_bindings.into(),
-            ));
+            return needs(&format!("{} bindings", views.len()), device.max_bindings.into());
         }
         let size = kernel.local_size();
         let invocations: u32 = size.iter().product();
         if invocations > device.max_group_invocations
             || size.iter().zip(&device.max_group_size).any(|(s, l)| s > l)
         {
-            let what = format!("workgroups of {size:?} invocations");
-            return Err(self.past_limit(device, &what, device.max_group_invocations.into()));
+            return needs(
+                &format!("workgroups of {size:?} invocations"),
+                device.max_group_invocations.into(),
+            );
         }
-        Ok(())
-    }
-
-    fn past_limit(&self, device: &DeviceInfo, what: &str, limit: u64) -> Error {
-        Error::Device(format!("{} needs {what}, and {} allows 1 to {limit}", self.name(), device.name))
+        None
     }
 }

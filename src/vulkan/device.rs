@@ -2,20 +2,27 @@
 
 use std::ffi::{CString, c_char};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ash::{ext, khr, vk};
 use gpu_allocator::AllocatorDebugSettings;
 use gpu_allocator::vulkan::{Allocator, AllocatorCreateDesc};
 
+use super::check::past_limit;
 use super::failure::failed;
 use super::info::{DeviceInfo, Kind, Physical, device_heap, physical_devices};
 use super::instance::Instance;
 use super::memory;
 use super::pipelines::Pipelines;
 use super::selection::Selection;
+use super::simulation::{FaultPoint, Injector, Simulation};
 use super::validation;
 use crate::error::{Error, Result};
-use crate::recording::Traits;
+use crate::recording::{Program, Traits};
+
+/// How long one submit may take: a quarter of what desktops allow before they reset a device (two seconds on
+/// Windows), because times vary.
+const LONGEST_SUBMIT: Duration = Duration::from_millis(500);
 
 /// An open device. Programs loaded on it share its memory and its pipelines, and run in the order of
 /// their submits on its one queue.
@@ -30,6 +37,9 @@ pub struct Device {
     /// `None` only while the device is being destroyed.
     allocator: Mutex<Option<Allocator>>,
     names: Option<ext::debug_utils::Device>,
+    longest_submit: Duration,
+    /// There only in tests that count or fail calls.
+    injector: Option<Injector>,
     pub(super) raw: ash::Device,
     /// Last, because it must outlive everything above.
     instance: Instance,
@@ -43,14 +53,35 @@ impl Device {
     /// [`Error::Usage`] if the selection fits several, [`Error::Input`] if the validation layer is
     /// asked for and not installed, [`Error::Device`] if the driver fails.
     pub fn open(selection: &Selection, validation: bool) -> Result<Arc<Self>> {
-        let instance = Instance::new(validation || validation::wanted_by_environment())?;
-        let mut found = physical_devices(&instance)?;
-        let infos: Vec<DeviceInfo> = found.iter().map(|physical| physical.info.clone()).collect();
-        let physical = found.swap_remove(selection.choose(&infos)?);
-        Self::create(instance, physical).map(Arc::new)
+        Self::open_worse(selection, validation, None)
     }
 
-    fn create(instance: Instance, physical: Physical) -> Result<Self> {
+    /// The same for a device made worse than it is.
+    #[doc(hidden)]
+    pub fn open_simulated(
+        selection: &Selection,
+        validation: bool,
+        simulation: Simulation,
+    ) -> Result<Arc<Self>> {
+        Self::open_worse(selection, validation, Some(simulation))
+    }
+
+    fn open_worse(
+        selection: &Selection,
+        validation: bool,
+        simulation: Option<Simulation>,
+    ) -> Result<Arc<Self>> {
+        let instance = Instance::new(validation || validation::wanted_by_environment())?;
+        let mut found = physical_devices(&instance)?;
+        if let Some(lower) = simulation.and_then(|simulation| simulation.lower) {
+            found.iter_mut().for_each(|physical| physical.info.lower(lower));
+        }
+        let infos: Vec<DeviceInfo> = found.iter().map(|physical| physical.info.clone()).collect();
+        let physical = found.swap_remove(selection.choose(&infos)?);
+        Self::create(instance, physical, simulation).map(Arc::new)
+    }
+
+    fn create(instance: Instance, physical: Physical, simulation: Option<Simulation>) -> Result<Self> {
         let family = physical.queue_family.expect("a usable device has a queue that computes");
         let raw = create_logical(&instance, &physical, family)?;
         // From here on `raw` is destroyed by `Drop`, whatever fails.
@@ -64,6 +95,8 @@ impl Device {
             pipelines: Mutex::new(Pipelines::default()),
             allocator: Mutex::new(None),
             names,
+            longest_submit: simulation.and_then(|s| s.longest_submit).unwrap_or(LONGEST_SUBMIT),
+            injector: simulation.map(|simulation| Injector::new(simulation.fault)),
             raw,
             instance,
         };
@@ -89,7 +122,10 @@ impl Device {
 
     /// What a recording made for this device may know.
     pub fn traits(&self) -> Traits {
-        Traits { fast_shared_memory: self.info.kind != Kind::Cpu }
+        Traits {
+            fast_shared_memory: self.info.kind != Kind::Cpu,
+            max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
+        }
     }
 
     /// Bytes of the device's own memory that this process may still take: what the driver says if it
@@ -109,6 +145,28 @@ impl Device {
             }
             Some(heap) => memory.memory_heaps[heap].size,
         }
+    }
+
+    /// The first limit of this device that a program goes past, as a sentence; loading the program would
+    /// fail.
+    pub fn past_limit(&self, program: &Program) -> Option<String> {
+        past_limit(program, &self.info)
+    }
+
+    /// Calls of the driver so far, in the order of [`FaultPoint::ALL`], if they are counted.
+    #[doc(hidden)]
+    pub fn calls(&self) -> Option<[u64; FaultPoint::ALL.len()]> {
+        self.injector.as_ref().map(Injector::calls)
+    }
+
+    /// What the next call at this point comes to, before the driver is asked.
+    pub(super) fn meet(&self, point: FaultPoint) -> std::result::Result<(), vk::Result> {
+        self.injector.as_ref().map_or(Ok(()), |injector| injector.meet(point))
+    }
+
+    /// How long one submit may take.
+    pub(super) fn longest_submit(&self) -> Duration {
+        self.longest_submit
     }
 
     /// What the validation layer has said about this device so far, oldest first.
@@ -142,6 +200,7 @@ impl Device {
             .command_buffers(&commands)
             .signal_semaphores(&semaphores)
             .push_next(&mut timeline);
+        self.meet(FaultPoint::Submit).map_err(failed("submit work"))?;
         let queue = lock(&self.queue);
         unsafe { self.raw.queue_submit(*queue, &[info], vk::Fence::null()) }.map_err(failed("submit work"))
     }

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use ash::vk;
-
 use super::check::check;
 use super::descriptors::{DescriptorSets, copy_offset};
 use super::device::Device;
 use super::failure::readable_bytes;
 use super::memory::{Buffer, Place};
 use super::record::{CommandPool, PlantedFault, Recorder};
+use super::replay::Replay;
 use super::selection::Selection;
 use super::timeline::Timeline;
 use super::transfer::Transfer;
@@ -23,8 +22,8 @@ use crate::recording::{
 pub struct VulkanExecutor {
     timeline: Timeline,
     transfer: Transfer,
-    /// One command buffer a ring slot, per recording.
-    commands: Vec<[vk::CommandBuffer; RING_SLOTS]>,
+    /// One a recording.
+    replays: Vec<Replay>,
     pub(super) pool: CommandPool,
     pub(super) sets: DescriptorSets,
     /// One a program buffer; ring buffers hold all their copies one after the other.
@@ -91,7 +90,8 @@ impl VulkanExecutor {
         let sets = DescriptorSets::new(device, &program, &buffers)?;
         let pool = CommandPool::new(device)?;
         let recorder = Recorder { device, program: &program, sets: &sets, fault };
-        let commands = record_all(&recorder, &pool)?;
+        let recordings = (0..program.recordings.len()).map(RecordingId);
+        let replays = recordings.map(|id| Replay::new(&recorder, &pool, id)).collect::<Result<_>>()?;
         let device_buffers =
             program.buffers.iter().zip(&buffers).filter(|(s, _)| s.residence == Residence::Device);
         let transfer =
@@ -100,7 +100,7 @@ impl VulkanExecutor {
         let mut executor = VulkanExecutor {
             timeline: Timeline::new(device)?,
             transfer,
-            commands,
+            replays,
             pool,
             sets,
             last_use: vec![[0; RING_SLOTS]; buffers.len()],
@@ -189,7 +189,9 @@ impl Executor for VulkanExecutor {
         let busy = ring.tickets[slot].max(last.unwrap_or(0));
         self.timeline.wait(busy)?;
         self.upload(recording, slot, uploads);
-        let ticket = self.timeline.submit(self.commands[recording.0][slot])?;
+        let recorder =
+            Recorder { device: &self.device, program: &self.program, sets: &self.sets, fault: None };
+        let ticket = self.replays[recording.0].submit(&recorder, &self.pool, &mut self.timeline, slot)?;
         let ring = &mut self.rings[recording.0];
         ring.submits += 1;
         ring.tickets[slot] = ticket;
@@ -251,18 +253,4 @@ fn allocate(device: &Arc<Device>, program: &Program) -> Result<Vec<Buffer>> {
             readable_bytes(budget)
         ))
     })
-}
-
-/// Records every recording for every ring slot.
-fn record_all(recorder: &Recorder<'_>, pool: &CommandPool) -> Result<Vec<[vk::CommandBuffer; RING_SLOTS]>> {
-    (0..recorder.program.recordings.len())
-        .map(|recording| {
-            let mut slots = [vk::CommandBuffer::null(); RING_SLOTS];
-            for (slot, commands) in slots.iter_mut().enumerate() {
-                *commands =
-                    pool.record(|commands| recorder.recording(commands, RecordingId(recording), slot))?;
-            }
-            Ok(slots)
-        })
-        .collect()
 }

@@ -118,7 +118,7 @@ fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Resul
     } else if family.is_none() {
         Some("it has no queue that computes".to_owned())
     } else {
-        ask_vulkan_1_2(instance, raw, &mut info)
+        ask_vulkan_1_2(instance, raw, &mut info).or_else(|| info.past_limit())
     };
     info.exact = reason.is_none();
     info.reason = reason;
@@ -189,8 +189,6 @@ fn ask_vulkan_1_2(instance: &Instance, raw: vk::PhysicalDevice, info: &mut Devic
     info.subgroup_size = vk11.subgroup_size;
     info.max_allocation_bytes = vk11.max_memory_allocation_size;
 
-    let bindings = exact_kernels().map(|kernel| kernel.bindings().len()).max().unwrap_or(0) as u32;
-    let invocations = exact_kernels().map(|k| k.local_size().iter().product()).max().unwrap_or(1);
     if vk12.shader_rounding_mode_rte_float32 == vk::FALSE {
         Some(
             "it does not promise to round 32-bit floats to nearest even (shaderRoundingModeRTEFloat32)"
@@ -200,16 +198,49 @@ fn ask_vulkan_1_2(instance: &Instance, raw: vk::PhysicalDevice, info: &mut Devic
         Some("it does not promise to keep signed zeros (shaderSignedZeroInfNanPreserveFloat32)".to_owned())
     } else if features12.timeline_semaphore == vk::FALSE {
         Some("it has no timeline semaphores".to_owned())
-    } else if info.max_bindings < bindings {
-        Some(format!("a kernel can bind {} buffers, and {bindings} are needed", info.max_bindings))
-    } else if info.max_group_invocations < invocations {
-        Some(format!(
-            "a workgroup has at most {} invocations, and {invocations} are needed",
-            info.max_group_invocations
-        ))
     } else {
         None
     }
+}
+
+impl DeviceInfo {
+    /// The limit that the exact kernels go past on this device, if there is one.
+    fn past_limit(&self) -> Option<String> {
+        let largest = |need: fn(Kernel) -> u32| exact_kernels().map(need).max().unwrap_or(0);
+        let side = |axis: usize| exact_kernels().map(|k| k.local_size()[axis]).max().unwrap_or(0);
+        let shared_bytes = if self.kind == Kind::Cpu { 0 } else { SHARED_BYTES };
+        let needs = [
+            ("storage buffers of one kernel", self.max_bindings, largest(|k| k.bindings().len() as u32)),
+            ("bytes of push constants", clamp(self.max_push_bytes), largest(|k| k.push_bytes() as u32)),
+            (
+                "invocations in a workgroup",
+                self.max_group_invocations,
+                largest(|k| k.local_size().iter().product()),
+            ),
+            ("invocations along a workgroup's x", self.max_group_size[0], side(0)),
+            ("invocations along a workgroup's y", self.max_group_size[1], side(1)),
+            ("bytes of a workgroup's shared memory", clamp(self.shared_memory_bytes), shared_bytes),
+        ];
+        let past = needs.iter().find(|(_, limit, need)| need > limit);
+        past.map(|(what, limit, need)| format!("it allows {limit} {what}, and {need} are needed"))
+    }
+
+    /// Takes limits away, for tests.
+    pub(super) fn lower(&mut self, lower: fn(&mut DeviceInfo)) {
+        lower(self);
+        if self.reason.is_none() {
+            self.reason = self.past_limit();
+            self.exact = self.reason.is_none();
+        }
+    }
+}
+
+/// What the largest shared tile of the matrix products takes: two factors' 16 terms of 32 vectors and one
+/// more (shaders/include/gemm_tiled.glsl).
+const SHARED_BYTES: u32 = 2 * 16 * 33 * 16;
+
+fn clamp(limit: u64) -> u32 {
+    u32::try_from(limit).unwrap_or(u32::MAX)
 }
 
 fn exact_kernels() -> impl Iterator<Item = Kernel> {

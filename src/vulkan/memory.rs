@@ -8,6 +8,7 @@ use gpu_allocator::{AllocationError, AllocationSizes, MemoryLocation};
 
 use super::device::Device;
 use super::failure::{failed, readable_bytes};
+use super::simulation::FaultPoint;
 use crate::error::{Error, Result};
 
 /// Memory is asked from the driver in blocks that grow from 8 to 64 MiB; larger buffers get their own.
@@ -65,6 +66,13 @@ impl Buffer {
     }
 
     fn allocate(&mut self, name: &str, place: Place) -> Result<()> {
+        match self.device.meet(FaultPoint::Allocate) {
+            Ok(()) => {}
+            Err(vk::Result::ERROR_OUT_OF_DEVICE_MEMORY) => {
+                return Err(out_of_memory(name, self.words, &AllocationError::OutOfMemory));
+            }
+            Err(other) => return Err(failed(&format!("allocate memory for buffer {name}"))(other)),
+        }
         let requirements = unsafe { self.device.raw.get_buffer_memory_requirements(self.raw) };
         let allocation = self.device.with_allocator(|allocator| {
             allocator.allocate(&AllocationCreateDesc {

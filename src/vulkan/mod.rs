@@ -3,7 +3,8 @@
 //! The way of a program: [`devices`] lists what there is, [`Device::open`] makes one ready,
 //! [`VulkanExecutor::load`] checks the program against the device's limits, allocates its buffers, builds
 //! its pipelines and records a command buffer per recording and ring slot; after that a submit only
-//! copies the uploads and hands over a command buffer that exists already.
+//! copies the uploads and hands over a command buffer that exists already. The first runs of a recording are
+//! timed dispatch by dispatch: one that takes long is cut into several command buffers.
 //!
 //! Every call into Vulkan is `unsafe`; what they all rest on is this. Handles are owned by a Rust value that
 //! holds its [`Device`] in an `Arc`, so a device outlives what was made from it, and an instance its device.
@@ -16,6 +17,7 @@
 
 mod barriers;
 mod check;
+mod cuts;
 mod descriptors;
 mod device;
 mod executor;
@@ -25,7 +27,9 @@ mod instance;
 mod memory;
 mod pipelines;
 mod record;
+mod replay;
 mod selection;
+mod simulation;
 mod timeline;
 mod timestamps;
 mod transfer;
@@ -36,5 +40,7 @@ pub use executor::VulkanExecutor;
 pub use info::{DeviceInfo, Kind, devices};
 pub use record::PlantedFault;
 pub use selection::Selection;
+#[doc(hidden)]
+pub use simulation::{FaultKind, FaultPoint, InjectedFault, Simulation};
 pub use timestamps::Timing;
 pub use validation::validation_messages;

@@ -138,14 +138,19 @@ pub(super) struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    /// Writes a whole recording for a ring slot: ordered after everything submitted before it, its
-    /// results visible to the host.
-    pub fn recording(&self, commands: vk::CommandBuffer, recording: RecordingId, slot: usize) {
-        let count = self.program.recordings[recording.0].dispatches.len();
+    /// Writes consecutive dispatches of a recording for a ring slot: ordered after everything submitted
+    /// before them, their results visible to the host. So a recording may be cut into command buffers anywhere.
+    pub fn part(
+        &self,
+        commands: vk::CommandBuffer,
+        recording: RecordingId,
+        range: Range<usize>,
+        slot: usize,
+    ) {
         if self.fault != Some(PlantedFault::NoBarrierBetweenSubmits) {
             barrier_before_dispatches(&self.device.raw, commands);
         }
-        self.dispatches(commands, recording, 0..count, slot);
+        self.dispatches(commands, recording, range, slot);
         barrier_before_host(&self.device.raw, commands);
     }
 

@@ -7,6 +7,7 @@ use ash::vk;
 
 use super::device::Device;
 use super::failure::failed;
+use super::simulation::FaultPoint;
 use crate::error::{Error, Result};
 
 /// How long one wait in the driver takes at most.
@@ -53,6 +54,11 @@ impl Timeline {
     fn wait_in_steps(&mut self, number: u64) -> Result<()> {
         let mut since = Instant::now();
         while self.finished < number {
+            match self.device.meet(FaultPoint::Wait) {
+                Ok(()) => {}
+                Err(vk::Result::TIMEOUT) => return self.complain_if_stuck(STUCK_AFTER),
+                Err(other) => return Err(failed("wait for the device")(other)),
+            }
             let semaphores = [self.semaphore];
             let values = [number];
             let info = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);

@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use hlx::vulkan::{Device, Kind, Selection, devices};
+use hlx::error::Result;
+use hlx::vulkan::{Device, Kind, Selection, Simulation, devices};
 
 /// What a test that cannot run says.
 pub const INSTALL: &str = "this test needs software Vulkan and the Vulkan validation layer \
@@ -14,7 +15,7 @@ pub const INSTALL: &str = "this test needs software Vulkan and the Vulkan valida
 /// `--device` takes it). The validation layer watches it, unless `HLX_TEST_VALIDATION=0` says that
 /// the machine has none.
 pub fn open() -> Arc<Device> {
-    open_device(std::env::var("HLX_TEST_VALIDATION").map_or(true, |value| value != "0"))
+    open_device(is_watched())
 }
 
 /// The same device without the validation layer, for what takes long.
@@ -22,16 +23,28 @@ pub fn open_unwatched() -> Arc<Device> {
     open_device(false)
 }
 
+/// The same device, watched, and made worse than it is.
+pub fn open_simulated(simulation: Simulation) -> Result<Arc<Device>> {
+    Device::open_simulated(&selection(), is_watched(), simulation)
+}
+
 fn open_device(validation: bool) -> Arc<Device> {
-    let selection = match std::env::var("HLX_TEST_DEVICE") {
+    Device::open(&selection(), validation).unwrap_or_else(|error| panic!("{error}; {INSTALL}"))
+}
+
+fn is_watched() -> bool {
+    std::env::var("HLX_TEST_VALIDATION").map_or(true, |value| value != "0")
+}
+
+fn selection() -> Selection {
+    match std::env::var("HLX_TEST_DEVICE") {
         Ok(name) => name.parse().expect("every text names a device"),
         Err(_) => {
             let all = devices().unwrap_or_else(|error| panic!("{error}; {INSTALL}"));
             let software = all.iter().find(|d| d.kind == Kind::Cpu);
             Selection::Index(software.unwrap_or_else(|| panic!("{INSTALL}")).index)
         }
-    };
-    Device::open(&selection, validation).unwrap_or_else(|error| panic!("{error}; {INSTALL}"))
+    }
 }
 
 /// The validation layer had nothing to say.

@@ -26,7 +26,7 @@ pub struct Recipe {
 impl Recipe {
     /// A tiny model on the bundled text, with dropout and accumulation.
     pub fn new() -> Recipe {
-        let options = TrainOptions {
+        Recipe::of(TrainOptions {
             n_layer: Some(1),
             d_model: Some(16),
             n_head: Some(2),
@@ -37,7 +37,11 @@ impl Recipe {
             steps: Some(STEPS),
             val_fraction: Some(0.0),
             ..TrainOptions::default()
-        };
+        })
+    }
+
+    /// What these options give, on the bundled text.
+    pub fn of(options: TrainOptions) -> Recipe {
         let config = TrainConfig::resolve(options, None).expect("these options are sound");
         let data = Dataset::load(&config, None).expect("the bundled text is always there");
         let model = config.model_config(data.tokenizer.vocab_size());

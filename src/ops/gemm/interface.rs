@@ -6,6 +6,7 @@
 use super::problem::{Causal, Layout, Problem};
 use super::twin::{Operands, multiply};
 use crate::kernels;
+use crate::recording::Dispatch;
 
 /// Which kernel's tiles compute a product. All give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +139,24 @@ fn problem(push: &[u8], specialization: &[u32], groups: [u32; 3]) -> Problem {
         batches: size(groups[2]),
         causal: Causal::from_code(push.causal),
     }
+}
+
+/// The words of a product's result that its kernel may leave as it likes: what stands above the diagonal of
+/// a causal result. Empty for every other dispatch.
+pub fn unspecified_words(dispatch: &Dispatch) -> Vec<usize> {
+    use kernels::Kernel::{Gemm, GemmBackward, GemmBackwardTiled, GemmTiled};
+    if ![Gemm, GemmTiled, GemmBackward, GemmBackwardTiled].contains(&dispatch.kernel) {
+        return Vec::new();
+    }
+    let problem = problem(&dispatch.push, &dispatch.specialization, dispatch.groups);
+    if problem.causal != Causal::LowerOutput {
+        return Vec::new();
+    }
+    let row = |z: usize, i: usize| {
+        let start = problem.start(problem.c, z) + i * problem.c.ld;
+        start + i + 1..start + problem.n
+    };
+    (0..problem.batches).flat_map(|z| (0..problem.m).flat_map(move |i| row(z, i))).collect()
 }
 
 /// Twin of `shaders/gemm.comp`.

@@ -9,7 +9,7 @@ mod tests;
 mod tile;
 mod twin;
 
-pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled};
+pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words};
 pub use problem::{Causal, Layout, Problem};
 pub use twin::{Operands, multiply};
 

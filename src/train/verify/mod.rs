@@ -179,8 +179,16 @@ fn examine(
     difference.run = run;
     [difference.device, difference.reference_device] = [index, 0].map(|i| trainers[i].device.clone());
     let repeats = again.has_bits_of(reference);
-    difference.op = replay::first_op(trainers, index, &before)?;
-    difference.likely_cause = likely_cause(&difference, repeats);
+    match replay::first_op(trainers, index, &before) {
+        Ok(op) => {
+            difference.op = op;
+            difference.likely_cause = likely_cause(&difference, repeats);
+        }
+        // The difference stands, whatever keeps it from being explained.
+        Err(error) => {
+            difference.likely_cause = format!("unknown: the step could not be replayed ({error})");
+        }
+    }
     Ok(difference)
 }
 

@@ -1,0 +1,39 @@
+//! A run that outlives its device: when the device fails, one attempt more on a device opened anew.
+
+use std::path::PathBuf;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::report::say;
+use crate::train::run::{Outcome, Run, Setup};
+use crate::train::session::{Session, TrainState};
+
+/// Trains to the end. If the device fails on the way, goes on from the last checkpoint that this run saved,
+/// or from where it started, on the session that `reopen` makes. What comes out is what an unbroken run would
+/// have come to.
+///
+/// # Errors
+/// As [`Run::train`]; of a device that fails, only the second failure.
+pub fn train(setup: Setup, session: Session, reopen: impl FnOnce() -> Result<Session>) -> Result<Outcome> {
+    let mut saved = None;
+    let failure = match attempt(setup, session, &mut saved) {
+        Err(Error::Device(failure)) => failure,
+        other => return other,
+    };
+    let from = saved.as_ref().map_or("where it started".to_owned(), |folder| folder.display().to_string());
+    say(format_args!("the device failed: {failure}\ntrying once more from {from}"));
+    let session = reopen()?;
+    let Some(folder) = saved else { return attempt(setup, session, &mut None) };
+    let checkpoint = Checkpoint::load(&folder)?;
+    let start = TrainState::of(&checkpoint);
+    attempt(Setup { start: &start, resumed: Some(&checkpoint.state), ..setup }, session, &mut None)
+}
+
+/// One run; `saved` becomes the newest checkpoint that it saved. When this returns, the session is gone, and
+/// all that it held of its device.
+fn attempt(setup: Setup, session: Session, saved: &mut Option<PathBuf>) -> Result<Outcome> {
+    let mut run = Run::new(setup, session)?;
+    let outcome = run.train();
+    *saved = run.last_saved().map(PathBuf::from);
+    outcome
+}

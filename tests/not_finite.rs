@@ -1,0 +1,108 @@
+//! NaN and infinity in every tensor in turn: the step that meets one ends the run, names the tensor, and
+//! nothing of it is saved.
+
+mod common;
+#[path = "common/recipe.rs"]
+mod recipe;
+
+use hlx::checkpoint::RunFolder;
+use hlx::config::CheckpointEvery;
+use hlx::error::Error;
+use hlx::interrupt::Interrupt;
+use hlx::train::digest::tensor_name;
+use hlx::train::run::{Run, Setup};
+use hlx::train::session::{StepRates, TrainState};
+use hlx::train::verify::Trainer;
+use recipe::{Fault, Recipe};
+
+const NUMBERS: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+
+/// The state with one element of tensor `index` replaced.
+fn poisoned(state: &TrainState, index: usize, element: usize, number: f32) -> TrainState {
+    let mut state = state.clone();
+    let tensors = [&mut state.params, &mut state.m, &mut state.v];
+    let tensor = tensors.into_iter().flatten().nth(index).expect("a tensor");
+    let last = tensor.len() - 1;
+    tensor[element.min(last)] = number;
+    state
+}
+
+fn step(trainer: &mut Trainer, state: &TrainState, lr: f64) -> Result<(), String> {
+    trainer.session.load_state(state).unwrap();
+    let micros = trainer.feed.micro_batches(state.step);
+    match trainer.session.step_now(micros, StepRates { lr, weight_decay: trainer.weight_decay }) {
+        Ok(_) => Ok(()),
+        Err(Error::Input(text)) => Err(text),
+        Err(other) => panic!("another error: {other}"),
+    }
+}
+
+#[test]
+fn in_any_parameter_or_moment_it_ends_the_step_and_is_named() {
+    let recipe = Recipe::new();
+    let (state, _) = recipe.trained(2);
+    let mut trainer = recipe.trainer("sound", Fault::None);
+    assert_eq!(step(&mut trainer, &state, 1e-3), Ok(()));
+    let specs = trainer.session.train.model.arena.specs.clone();
+    for index in 0..3 * specs.len() {
+        let name = tensor_name(&specs, index);
+        for (number, element) in NUMBERS.into_iter().zip([0, 5, usize::MAX]) {
+            let text = step(&mut trainer, &poisoned(&state, index, element, number), 1e-3)
+                .expect_err(&format!("{number} in {name} went unnoticed"));
+            let wanted = format!("at step 3, and first of all tensors {name} is not");
+            assert!(text.contains(&wanted), "{number} in {name}: {text}");
+        }
+    }
+    // The session is none the worse for it.
+    assert_eq!(step(&mut trainer, &state, 1e-3), Ok(()));
+}
+
+#[test]
+fn an_enormous_learning_rate_ends_the_run_with_a_finite_state() {
+    let recipe = Recipe::new();
+    let mut trainer = recipe.trainer("sound", Fault::None);
+    // The first overflows at once, the second by way of the loss.
+    for (lr, what) in [(1e38, "the update"), (1e12, "the loss")] {
+        let mut state = recipe.initial.clone();
+        let text = loop {
+            if let Err(text) = step(&mut trainer, &state, lr) {
+                break text;
+            }
+            state = trainer.session.state().unwrap();
+            assert!(state.step < 10, "--lr {lr} does no harm");
+        };
+        assert!(text.starts_with(what) && text.contains("lower --lr"), "{text}");
+        let after = trainer.session.state().unwrap();
+        assert!(after.tensors().flatten().all(|x| x.is_finite()), "something spoiled was stored: {text}");
+    }
+}
+
+#[test]
+fn nothing_of_it_is_saved() {
+    let recipe = Recipe::new();
+    let mut config = recipe.config.clone();
+    config.checkpoint_every = CheckpointEvery::Steps(1);
+    let (whole, _) = recipe.trained(2);
+    let tensors = 3 * whole.params.len();
+    for (k, number) in NUMBERS.into_iter().enumerate() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = RunFolder::at(place.path().join("run"));
+        folder.prepare(&config).unwrap();
+        let start = poisoned(&whole, k * tensors / 3, 0, number);
+        let interrupt = Interrupt::default();
+        let setup = Setup {
+            config: &config,
+            data: &recipe.data,
+            folder: &folder,
+            interrupt: &interrupt,
+            start: &start,
+            resumed: None,
+        };
+        let mut run = Run::new(setup, recipe.trainer("sound", Fault::None).session).unwrap();
+        let error = run.train().expect_err("the run goes on");
+        assert_eq!(error.exit_code(), 1);
+        assert!(error.to_string().contains("at step 3"), "{error}");
+        assert_eq!(folder.steps().unwrap(), Vec::<u64>::new());
+        assert!(std::fs::read_to_string(folder.metrics_file()).unwrap().is_empty());
+    }
+}
