@@ -182,6 +182,7 @@ fn configuration_files() {
     place.write("type.toml", "steps = \"many\"\n");
     place.write("latin.toml", b"model = \"nano\xe9\"\n");
     place.write("unnamed.toml", "device = \"\"\n");
+    place.write("long.toml", "# a comment\n".repeat(25_000));
     place.write("nowhere.toml", "out = \"\"\n");
     let faults = [
         train("--config unknown.toml", 2, &["--config unknown.toml", "line 2", "`leraning-rate`"]),
