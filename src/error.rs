@@ -33,6 +33,9 @@ pub enum Error {
     /// The device failed while working (lost, out of memory, timed out): exit code 1.
     #[error("{0}")]
     Device(String),
+    /// Whoever read stdout has gone, as in `hlx ... | head`: nobody is left to tell, exit code 0.
+    #[error("stdout is closed")]
+    ReaderGone,
     /// The user asked to stop, and what was to be saved has been saved: exit code 130.
     #[error("{0}")]
     Interrupted(String),
@@ -49,6 +52,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Input(_) | Error::Io { .. } | Error::Device(_) => 1,
+            Error::ReaderGone => 0,
             Error::Usage(_) => 2,
             Error::Mismatch(_) => 3,
             Error::NoDevice(_) => 4,

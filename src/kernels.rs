@@ -7,6 +7,16 @@ use crate::recording::Access;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
+/// One hash over every kernel's name and SPIR-V: equal in two programs whose kernels give equal bits.
+pub fn kernels_hash() -> String {
+    let mut hasher = blake3::Hasher::new();
+    for kernel in Kernel::ALL {
+        hasher.update(kernel.name().as_bytes());
+        hasher.update(bytemuck::cast_slice(kernel.spirv()));
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
 /// What reflection read off a kernel's SPIR-V.
 struct Description {
     name: &'static str,

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
 fn say_end(error: &Error) {
     match error {
         Error::Interrupted(message) => say(message),
+        Error::ReaderGone => {}
         _ => say(format_args!("error: {error}")),
     }
 }

@@ -46,6 +46,7 @@ fn checkpoint(step: u64) -> Checkpoint {
         state: RunState {
             format_version: FORMAT_VERSION,
             hlx_version: "0.0.0".into(),
+            kernels_hash: "k".into(),
             step,
             epoch: 1,
             windows: 12 * step,

@@ -90,6 +90,13 @@ fn run(executor: &mut dyn Executor, fills: &[(View, Fill)]) -> Vec<Vec<u32>> {
     fills.iter().map(|(view, _)| executor.read(*view).unwrap()).collect()
 }
 
+/// The grid three workgroups wide, as a grid past the width that kernels use before they use y.
+fn narrow_grid(dispatch: &mut hlx::recording::Dispatch) {
+    let [x, y, z] = dispatch.groups;
+    assert_eq!((y, z), (1, 1), "these cases are small");
+    dispatch.groups = [x.min(3), x.div_ceil(3), 1];
+}
+
 /// Runs a case on the CPU twins and on the device, laid out for CPU-type devices and for GPUs.
 fn check(device: &Arc<Device>, what: &str, build: impl Fn(&mut Case, &mut Recorder)) {
     let make = |fast_shared_memory: bool| {
@@ -105,14 +112,17 @@ fn check(device: &Arc<Device>, what: &str, build: impl Fn(&mut Case, &mut Record
     for ((_, fill), words) in case.fills.iter().zip(&expected) {
         assert!(!matches!(fill, Fill::Output) || !words.contains(&POISON), "{what}: the twin left a hole");
     }
-    for fast_shared_memory in [false, true] {
-        let case = make(fast_shared_memory);
+    for (fast_shared_memory, narrow) in [(false, false), (true, false), (true, true)] {
+        let mut case = make(fast_shared_memory);
+        if narrow {
+            case.program.recordings[0].dispatches.iter_mut().for_each(narrow_grid);
+        }
         let mut vulkan = VulkanExecutor::load(device, case.program).unwrap();
         let actual = run(&mut vulkan, &case.fills);
         for (k, (expected, actual)) in expected.iter().zip(&actual).enumerate() {
             if let Some(i) = (0..expected.len()).find(|&i| expected[i] != actual[i]) {
                 panic!(
-                    "{what} (shared memory: {fast_shared_memory}): buffer {k}, element {i} of {}: CPU {:e} \
+                    "{what} (shared memory: {fast_shared_memory}, narrow grid: {narrow}): buffer {k}, element {i} of {}: CPU {:e} \
                      ({:08x}), device {:e} ({:08x})",
                     expected.len(),
                     f32::from_bits(expected[i]),

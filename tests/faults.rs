@@ -182,6 +182,7 @@ fn configuration_files() {
     place.write("type.toml", "steps = \"many\"\n");
     place.write("latin.toml", b"model = \"nano\xe9\"\n");
     place.write("unnamed.toml", "device = \"\"\n");
+    place.write("long.toml", "# a comment\n".repeat(25_000));
     place.write("nowhere.toml", "out = \"\"\n");
     let faults = [
         train("--config unknown.toml", 2, &["--config unknown.toml", "line 2", "`leraning-rate`"]),
@@ -190,6 +191,7 @@ fn configuration_files() {
         train("--config latin.toml", 1, &["--config latin.toml", "UTF-8"]),
         train("--config missing.toml", 1, &["--config missing.toml"]),
         train("--config .", 1, &["--config ."]),
+        train("--config long.toml", 1, &["--config long.toml", "no configuration", "256 KiB"]),
         train("--steps 1 --config unnamed.toml", 2, &["--config unnamed.toml", "line 1", "give auto, cpu"]),
         train("--corpus sums.txt --config nowhere.toml", 2, &["out is empty"]),
     ];

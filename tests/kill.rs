@@ -128,3 +128,44 @@ fn a_second_run_on_a_folder_is_refused_until_the_first_one_is_dead() {
     assert!(!resumed.contains("in use"), "the lock of a dead run is free: {resumed}");
     assert!(resumed.contains("taken all of its 1 steps"), "{resumed}");
 }
+
+/// Sending a signal is the part that is Unix's own.
+#[cfg(unix)]
+mod terminate {
+    use super::*;
+
+    fn terminate(child: &Child) {
+        let sent = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(sent.expect("kill can be run").success(), "the program has ended before the signal");
+    }
+
+    #[test]
+    fn a_termination_signal_saves_before_the_end() {
+        let place = Place::new();
+        let long = "--steps 1000000 --checkpoint-every 0 --val-fraction 0 --out run";
+        let mut child = place.command(&format!("train --corpus sums.txt {TINY} {long}")).spawn().unwrap();
+        wait_for(&mut child, "step 1/");
+        terminate(&child);
+        assert_eq!(child.wait().expect("hlx ends").code(), Some(130));
+        assert!(place.read_text("run/latest").starts_with("step-"), "the state was saved");
+        assert_eq!(place.read_text("run/lock"), "", "the lock was given back");
+    }
+
+    #[test]
+    fn a_second_signal_does_not_wait_for_the_step() {
+        let place = Place::new();
+        // A step of many seconds.
+        let slow = "--model small --context 64 --batch-size 64 --grad-accum 8 --device cpu --val-fraction 0";
+        let line = format!("train --corpus sums.txt {slow} --out run");
+        let mut child = place.command(&line).spawn().unwrap();
+        wait_for(&mut child, "into run");
+        std::thread::sleep(Duration::from_millis(200));
+        terminate(&child);
+        wait_for(&mut child, "stopping after this step");
+        let asked = Instant::now();
+        terminate(&child);
+        assert_eq!(child.wait().expect("hlx ends").code(), Some(130));
+        assert!(asked.elapsed() < Duration::from_secs(2), "it ends at once, not after {:?}", asked.elapsed());
+        assert!(!place.path("run/latest").exists(), "nothing was saved");
+    }
+}

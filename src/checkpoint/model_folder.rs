@@ -78,6 +78,11 @@ pub fn model_in(folder: &Folder<'_>) -> Result<ModelState> {
     let path = folder.path.join(MODEL);
     let bytes = folder.read(MODEL)?;
     let file = TensorFile::parse(&path, &bytes)?;
+    // Before a list is made of as many parameters as a few digits in config.json can ask for.
+    if file.names().len() < config.n_layer {
+        let count = file.names().len();
+        return Err(file.error(format!("holds {count} tensors, too few for {} layers", config.n_layer)));
+    }
     let specs = parameter_specs(&config);
     let mut tensors = Vec::with_capacity(specs.len());
     for spec in &specs {

@@ -48,12 +48,9 @@ impl RunFolder {
         if out.exists() && !out.is_dir() {
             return Err(Error::Usage(format!("--out {} is a file: give another folder", out.display())));
         }
-        if !run.steps()?.is_empty() || run.config_file().exists() {
+        if run.holds_run()? {
             RunLock::check(out)?;
-            return Err(Error::Usage(format!(
-                "--out {} already holds a run: give another folder, or --resume to go on with it",
-                out.display()
-            )));
+            return Err(run.already_holds_run());
         }
         Ok(run)
     }
@@ -67,13 +64,14 @@ impl RunFolder {
         let names = || default_folders(options.corpus.as_deref(), options.model.unwrap_or_default());
         let run = match (choice, &options.out) {
             (ResumeFrom::Path(path), _) if is_step_folder(path) => {
-                RunFolder::at(path.parent().unwrap_or(Path::new("")))
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                RunFolder::at(parent.unwrap_or(Path::new(".")))
             }
             (ResumeFrom::Path(path), _) => RunFolder::at(path),
             (ResumeFrom::Auto, Some(out)) => RunFolder::at(out),
             (ResumeFrom::Auto, None) => {
-                let newest = names().take_while(|run| run.path.exists()).last();
-                newest.unwrap_or_else(|| names().next().expect("numbers do not end"))
+                let first = names().next().expect("numbers do not end");
+                newest_default(&first).unwrap_or(first)
             }
         };
         match &options.out {
@@ -115,6 +113,45 @@ impl RunFolder {
     /// The folder of the checkpoint after `step` steps.
     pub fn step_folder(&self, step: u64) -> PathBuf {
         self.path.join(step_name(step))
+    }
+
+    /// Claims the folder of a new run, as [`RunFolder::for_new_run`] chooses it, and prepares it. Two runs
+    /// that start together get two folders, or one of them an error.
+    pub fn claim(config: &TrainConfig) -> Result<(RunFolder, RunLock)> {
+        // What cannot be written down is said before there is a folder.
+        config.to_toml()?;
+        loop {
+            let run = RunFolder::for_new_run(config)?;
+            if config.out.is_none() {
+                let parent = run.path.parent().unwrap_or(Path::new("."));
+                std::fs::create_dir_all(parent)
+                    .map_err(|error| run.unwritable(&Error::io("cannot create", parent)(error)))?;
+                match std::fs::create_dir(&run.path) {
+                    // Another run was faster: the next number is free.
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                    Err(error) => return Err(run.unwritable(&Error::io("cannot create", &run.path)(error))),
+                    Ok(()) => {}
+                }
+            }
+            create_folder(run.storage(), &run.path).map_err(|error| run.unwritable(&error))?;
+            let lock = run.lock()?;
+            if run.holds_run()? {
+                return Err(run.already_holds_run());
+            }
+            let lock = run.prepare(config, Some(lock))?;
+            return Ok((run, lock));
+        }
+    }
+
+    fn holds_run(&self) -> Result<bool> {
+        Ok(!self.steps()?.is_empty() || self.config_file().exists())
+    }
+
+    fn already_holds_run(&self) -> Error {
+        Error::Usage(format!(
+            "--out {} already holds a run: give another folder, or --resume to go on with it",
+            self.path.display()
+        ))
     }
 
     /// Makes the folder, locks it unless the lock is `held` already, clears what a crash left
@@ -176,10 +213,15 @@ impl RunFolder {
         let step = checkpoint.state.step;
         checkpoint.save_on(self.storage(), &self.step_folder(step))?;
         self.point(LATEST, step)?;
-        if checkpoint.state.best_step == Some(step) {
-            self.point(BEST, step)?;
+        // Not only when it is this one: a run resumed from an early checkpoint leaves a pointer behind that
+        // belongs to the steps it gave up.
+        if let Some(best) = checkpoint.state.best_step
+            && self.pointed(BEST)? != Some(best)
+            && self.exists(&self.step_folder(best))?
+        {
+            self.point(BEST, best)?;
         }
-        self.remove_old(step, keep_last)
+        self.remove_old(step, checkpoint.state.best_step, keep_last)
     }
 
     fn point(&self, pointer: &str, step: u64) -> Result<()> {
@@ -233,11 +275,10 @@ impl RunFolder {
 
     /// Never the checkpoint that was just written, which is whole, and never the best one. Steps past
     /// `newest` are left alone: they belong to a run that was resumed from before them.
-    fn remove_old(&self, newest: u64, keep_last: usize) -> Result<()> {
+    fn remove_old(&self, newest: u64, best: Option<u64>, keep_last: usize) -> Result<()> {
         if keep_last == 0 {
             return Ok(());
         }
-        let best = self.pointed(BEST)?;
         let steps = self.steps()?.into_iter().filter(|&step| step <= newest);
         steps
             .skip(keep_last)
@@ -320,6 +361,19 @@ fn default_folders(corpus: Option<&Path>, model: Preset) -> impl Iterator<Item =
         let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
         RunFolder::at(Path::new("checkpoints").join(name))
     })
+}
+
+/// The folder with the highest number behind the name of `first`, if any is there.
+fn newest_default(first: &RunFolder) -> Option<RunFolder> {
+    let stem = first.path.file_name()?.to_str()?;
+    let number = |name: &str| match name.strip_prefix(stem)? {
+        "" => Some(1),
+        rest => rest.strip_prefix('-')?.parse::<u64>().ok().filter(|&number| number > 1),
+    };
+    let entries = std::fs::read_dir(first.path.parent()?).ok()?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let newest = names.filter_map(|name| Some((number(&name)?, name))).max()?;
+    Some(RunFolder::at(first.path.with_file_name(newest.1)))
 }
 
 fn step_name(step: u64) -> String {

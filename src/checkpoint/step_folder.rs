@@ -39,6 +39,9 @@ pub struct RunState {
     pub format_version: u32,
     /// Version of the program that wrote it.
     pub hlx_version: String,
+    /// [`crate::kernels::kernels_hash`] of that program.
+    #[serde(default)]
+    pub kernels_hash: String,
     /// Optimizer steps taken.
     pub step: u64,
     /// Epochs completed.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::config::{DeviceChoice, ModelConfig};
 use crate::cpu::CpuExecutor;
 use crate::error::{Error, Result};
+use crate::model::parameters::parameter_count;
 use crate::ops::admission::{self, Difference};
 use crate::recording::{Executor, Program, Traits};
 use crate::report::{MemoryPlan, format};
@@ -186,19 +187,59 @@ pub fn largest_batch(limit: usize, fits: impl Fn(usize) -> bool) -> usize {
     good
 }
 
+/// Tokens that a kernel can have as rows of a matrix: 65,535 workgroups of 8.
+const MAX_VOCABULARY: usize = 8 * 65_535;
+
+/// Refuses a model that the kernels cannot address: they count words in 32 bits, of which hlx uses 31.
+pub fn check_addressable(model: &ModelConfig) -> Result<()> {
+    let parameters = parameter_count(model);
+    if parameters > 1 << 31 {
+        return Err(Error::Usage(format!(
+            "a model of {} parameters is past the {} that hlx can address: give a smaller --d-model, --n-layer \
+             or --d-ff",
+            format::count(parameters as f64),
+            format::count((1u64 << 31) as f64)
+        )));
+    }
+    if model.vocab_size > MAX_VOCABULARY {
+        return Err(Error::Input(format!(
+            "{} different characters are more than the {MAX_VOCABULARY} that hlx can tell apart: give a text \
+             with fewer",
+            model.vocab_size
+        )));
+    }
+    Ok(())
+}
+
+/// Copies of the parameters or of a moment that the host holds at most beside the program: the state that
+/// training started from, and while it saves the state as read, as tensors and as files.
+pub const COPIES_TO_TRAIN: u64 = 15;
+/// The starting state, and the state as read and as tensors to be hashed.
+pub const COPIES_TO_VERIFY: u64 = 9;
+/// As loaded, and as packed for the device.
+pub const COPIES_TO_EVALUATE: u64 = 3;
+
 /// The memory plan of a program for `batch_size` windows at once, or the error that says which batch
-/// would fit. `program` makes it for any batch size; `hint` says what makes up for a smaller one.
+/// would fit. `program` makes it for any batch size; `hint` says what makes up for a smaller one. On the
+/// CPU executor the host's own `copies` of the parameters count too.
 pub fn plan(
     backend: &Backend,
     model: &ModelConfig,
     batch_size: usize,
     hint: &str,
+    copies: u64,
     program: impl Fn(usize) -> Program,
 ) -> Result<MemoryPlan> {
+    check_addressable(model)?;
     let limit = model.max_batch_size();
     // Asked once: what is free changes while the search goes on.
     let budget = backend.memory_budget_bytes();
-    let obstacle = |batch| backend.obstacle(&program(batch), budget);
+    let host_bytes = match backend {
+        Backend::Cpu => 4 * copies * parameter_count(model) as u64,
+        Backend::Vulkan(_) => 0,
+    };
+    let left = budget.map(|budget| budget.saturating_sub(host_bytes));
+    let obstacle = |batch| backend.obstacle(&program(batch), left);
     let largest = largest_batch(limit, |batch| obstacle(batch).is_none());
     let name = backend.name();
     // Of the smallest batch that does not fit. Past the limit, tensors may not even be countable.
@@ -219,15 +260,9 @@ pub fn plan(
         )));
     }
     let groups = program(batch_size).bytes_by_group();
-    Ok(MemoryPlan {
-        device: name,
-        groups: groups
-            .into_iter()
-            .map(|(group, bytes)| (format!("{group:?}").to_lowercase(), bytes))
-            .collect(),
-        budget,
-        largest_batch: Some(largest),
-    })
+    let named = groups.into_iter().map(|(group, bytes)| (format!("{group:?}").to_lowercase(), bytes));
+    let host = (host_bytes > 0).then(|| ("host copies".to_owned(), host_bytes));
+    Ok(MemoryPlan { device: name, groups: named.chain(host).collect(), budget, largest_batch: Some(largest) })
 }
 
 #[cfg(test)]
@@ -280,7 +315,7 @@ mod tests {
         let program = |batch_size| {
             TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, backend.traits()).program
         };
-        let plan = |batch_size| plan(&backend, &shape.model, batch_size, "", program);
+        let plan = |batch_size| plan(&backend, &shape.model, batch_size, "", 0, program);
         // The widest tensor, [B*64, 512], is just a mebibyte for 8 windows; the arena is cut into pieces.
         assert_eq!(plan(8).unwrap().largest_batch, Some(8));
         let error = plan(9).unwrap_err();

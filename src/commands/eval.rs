@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::backend::{self, Backend};
+use super::backend::{self, Backend, COPIES_TO_EVALUATE};
 use super::{check_output, generate, print, print_json};
 use crate::checkpoint::replace_file;
 use crate::cli::EvalArgs;
 use crate::data::{Corpus, EvaluationWindows};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::format;
 use crate::train::evaluate::evaluate;
 use crate::train::inference::{Inference, InferenceProgram};
@@ -23,9 +23,11 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let windows = EvaluationWindows::new(tokens.len(), model.config.context, &corpus.name)?;
     let chosen = Backend::open(&args.device)?;
     let (backend, batch_size) = (&chosen.backend, args.batch_size as usize);
+    let copies = COPIES_TO_EVALUATE;
     let program = |batch_size| InferenceProgram::new(&model.config, batch_size, backend.traits());
-    let plan =
-        backend::plan(backend, &model.config, batch_size, "", |batch_size| program(batch_size).program)?;
+    let plan = backend::plan(backend, &model.config, batch_size, "", copies, |batch_size| {
+        program(batch_size).program
+    })?;
     tracing::info!("{plan}");
     let mut inference = Inference::new(program(batch_size), &model.tensors, |program| backend.load(program))?;
 
@@ -35,6 +37,12 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     }
     let losses = |batch: &_| inference.losses(batch);
     let evaluation = evaluate(&tokens, &windows, words, model.config.context, losses)?;
+    if !evaluation.loss.is_finite() {
+        return Err(Error::Input(format!(
+            "the loss of --checkpoint {} is not a finite number: its weights are not those of a trained model",
+            args.checkpoint.display()
+        )));
+    }
     // The end of an example is predicted too, but it is no character.
     let characters = tokens[1..].iter().filter(|&&token| Some(token) != tokenizer.end_of_text()).count();
     let bits = evaluation.loss * evaluation.tokens as f64 / libm::log(2.0) / characters.max(1) as f64;

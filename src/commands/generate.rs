@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use super::backend::Backend;
+use super::backend::{Backend, check_addressable};
 use super::print;
 use crate::checkpoint::{find_model_folder, read_model, read_tokenizer};
 use crate::cli::GenerateArgs;
 use crate::config::ModelConfig;
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
+use crate::interrupt::Interrupt;
 use crate::model::parameters::ModelState;
 use crate::train::inference::{Inference, InferenceProgram};
 use crate::train::sample::{self, Sampler};
@@ -29,7 +30,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         seed: args.seed,
     };
     print(args.prompt.as_deref().unwrap_or_default())?;
-    stream(&mut inference, &sampler, &tokenizer, prompt, args.max_tokens)?;
+    stream(&mut inference, &sampler, &tokenizer, prompt, args.max_tokens, &Interrupt::default())?;
     print("\n")
 }
 
@@ -76,6 +77,7 @@ pub fn open(flag: &str, path: &Path) -> Result<(ModelState, Tokenizer)> {
 
 /// Loads a model to predict one token after another.
 pub fn load(backend: &Backend, model: &ModelConfig, params: &[Vec<f32>]) -> Result<Inference> {
+    check_addressable(model)?;
     let program = InferenceProgram::new(model, 1, backend.traits());
     if !backend.fits(&program.program) {
         return Err(Error::Usage(format!(
@@ -86,17 +88,19 @@ pub fn load(backend: &Backend, model: &ModelConfig, params: &[Vec<f32>]) -> Resu
     Inference::new(program, params, |program| backend.load(program))
 }
 
-/// Writes text to stdout, token by token.
+/// Writes text to stdout, token by token, until the user asks to stop.
 pub fn stream(
     inference: &mut Inference,
     sampler: &Sampler,
     tokenizer: &Tokenizer,
     prompt: Prompt,
     max_tokens: u64,
+    interrupt: &Interrupt,
 ) -> Result<()> {
     let mut tokens = prompt.0;
     let end = tokenizer.end_of_text();
     sample::write(inference, sampler, &mut tokens, max_tokens, end, |token| {
-        print(&tokenizer.decode(&[token]))
+        print(&tokenizer.decode(&[token]))?;
+        Ok(!interrupt.requested())
     })
 }

@@ -27,14 +27,24 @@ pub fn run(cli: &Cli) -> Result<()> {
     }
 }
 
-/// Writes a result to stdout at once. A reader that has gone, as in `hlx ... | head`, ends the
-/// program quietly: nobody is left to tell.
+/// Writes a result to stdout at once.
+///
+/// # Errors
+/// [`Error::ReaderGone`] if nobody reads it: a command that only prints may end then.
 fn print(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Error::ReaderGone),
         Err(error) => Err(Error::io("cannot write to", "stdout")(error)),
+    }
+}
+
+/// Writes a result that is not all the command is for: its exit code tells the outcome, read or not.
+fn print_if_read(text: &str) -> Result<()> {
+    match print(text) {
+        Err(Error::ReaderGone) => Ok(()),
+        other => other,
     }
 }
 

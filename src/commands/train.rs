@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::backend::{self, Backend};
+use super::backend::{self, Backend, COPIES_TO_TRAIN};
 use super::generate::{self, Prompt};
 use super::{print, print_json, program};
 use crate::checkpoint::{Checkpoint, RunFolder, RunLock, find_model_folder, read_model, read_tokenizer};
@@ -14,6 +14,7 @@ use crate::config::{ModelConfig, ResumeFrom, TrainConfig, TrainOptions};
 use crate::data::{Dataset, Tokenizer};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::kernels::kernels_hash;
 use crate::model::parameters::{ModelState, parameter_count};
 use crate::report::{format, say};
 use crate::train::init::{initial_parameters, initial_state};
@@ -36,17 +37,20 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let model = config.model_config(data.tokenizer.vocab_size());
     origin.check(&model, &data)?;
     check_length(config, &data, origin.resumed.as_ref())?;
-    let folder = match &origin.folder {
-        Some(folder) => folder.clone(),
-        None => RunFolder::for_new_run(config)?,
-    };
+    if origin.folder.is_none() {
+        // A folder that cannot be taken is said before any work; it is claimed when all else is ready.
+        RunFolder::for_new_run(config)?;
+    }
 
     let chosen = Backend::open(&config.device)?;
     let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
     say(format_args!("training on {} ({}){why}", chosen.backend.name(), chosen.backend.driver()));
     let session = load(&chosen.backend, config, &model)?;
     let start = origin.start(&model, config.seed);
-    let _lock = folder.prepare(config, lock)?;
+    let (folder, _lock) = match &origin.folder {
+        Some(folder) => (folder.clone(), folder.prepare(config, lock)?),
+        None => RunFolder::claim(config)?,
+    };
     describe(config, &data, &model, &folder, origin.resumed.as_ref());
 
     let resumed = origin.resumed.as_ref().map(|checkpoint| &checkpoint.state);
@@ -57,7 +61,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         load(&backend, config, &model)
     };
     let outcome = recover::train(setup, session, reopen)?;
-    report(args.json, &backend, &model, &data.tokenizer, &folder, outcome, started)
+    report(args.json, &backend, &model, &data.tokenizer, &folder, outcome, started, &interrupt)
 }
 
 /// Where a run starts: its configuration, and the weights it goes on from, if any.
@@ -100,8 +104,10 @@ impl Origin {
                 tokenizer: None,
             });
         };
+        // The folder itself is what the configuration keeps: a run's latest checkpoint is soon another.
         let path = find_model_folder("--init-from", &path)?;
         let weights = read_model(&path)?;
+        let options = TrainOptions { init_from: Some(path.clone()), ..options };
         let config = TrainConfig::resolve(options, Some(&weights.config))?;
         let tokenizer = read_tokenizer(&path)?;
         Ok(Origin { config, folder: None, lock: None, resumed: None, weights: Some(weights), tokenizer })
@@ -125,6 +131,13 @@ impl Origin {
         if checkpoint.state.training_hash != config.training_hash()? {
             say("options differ from those this checkpoint was trained with: \
                  the result will not be that of one unbroken run");
+        }
+        if checkpoint.state.kernels_hash != kernels_hash() {
+            say(format_args!(
+                "this checkpoint was trained by hlx {} with other kernels: \
+                 the result will not be that of one unbroken run",
+                checkpoint.state.hlx_version
+            ));
         }
         let tokenizer = Some(checkpoint.tokenizer.clone());
         let resumed = Some(checkpoint);
@@ -181,7 +194,7 @@ fn load(backend: &Backend, config: &TrainConfig, model: &ModelConfig) -> Result<
     let traits = backend.traits();
     let program = |batch_size| TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, traits).program;
     let hint = " (--grad-accum makes up for it)";
-    say(backend::plan(backend, model, config.batch_size, hint, program)?);
+    say(backend::plan(backend, model, config.batch_size, hint, COPIES_TO_TRAIN, program)?);
     Session::new(shape, traits, |train| backend.load(train.program.clone()))
 }
 
@@ -218,6 +231,7 @@ fn report(
     folder: &RunFolder,
     outcome: Outcome,
     started: Instant,
+    interrupt: &Interrupt,
 ) -> Result<()> {
     if as_json {
         return print_json(&json!({
@@ -243,7 +257,7 @@ fn report(
     let sampler = Sampler { temperature: 0.8, top_k: None, top_p: None, seed: 1337 };
     let prompt = Prompt::start(tokenizer);
     let mut inference = generate::load(backend, model, &outcome.params)?;
-    generate::stream(&mut inference, &sampler, tokenizer, prompt, SAMPLE_TOKENS)?;
+    generate::stream(&mut inference, &sampler, tokenizer, prompt, SAMPLE_TOKENS, interrupt)?;
     print(&format!("\n----\n\n{}", next(folder.path(), outcome.steps)))
 }
 

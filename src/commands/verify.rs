@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::backend::{self, Backend};
-use super::{check_output, print, print_json, verify_checkpoint};
+use super::backend::{self, Backend, COPIES_TO_VERIFY};
+use super::{check_output, print_if_read, verify_checkpoint};
 use crate::cli::VerifyArgs;
 use crate::config::{TrainConfig, TrainOptions};
 use crate::data::Dataset;
@@ -42,7 +42,10 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         }
         let digest = &trainer.digest(record)[..SHOWN];
         let (step, loss) = (record.state.step, record.loss);
-        print(&format!("{} run {run}  step {step}  loss {loss:.6}  digest {digest}\n", trainer.device))
+        print_if_read(&format!(
+            "{} run {run}  step {step}  loss {loss:.6}  digest {digest}\n",
+            trainer.device
+        ))
     })?;
     let header = header(&backends[0], &config, &data);
     let recorded = Recorded::new(header, &found.records, &trainers[0].session.train.model.arena.specs);
@@ -94,7 +97,7 @@ pub fn trainer<'a>(
     let feed = feed(config, data)?;
     let traits = backend.traits();
     let program = |batch_size| TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, traits).program;
-    let plan = backend::plan(backend, &shape.model, config.batch_size, "", program)?;
+    let plan = backend::plan(backend, &shape.model, config.batch_size, "", COPIES_TO_VERIFY, program)?;
     tracing::info!("{plan}");
     let backend = backend.clone();
     Ok(Trainer {
@@ -123,9 +126,9 @@ impl Report {
     fn show(&self, args: &VerifyArgs) -> Result<()> {
         let here = &self.found.first_difference;
         if args.json {
-            print_json(&self.json())?;
+            print_if_read(&format!("{}\n", self.json()))?;
         } else if let Some(difference) = here {
-            print(&format!("{difference}\n{}", difference.details()))?;
+            print_if_read(&format!("{difference}\n{}", difference.details()))?;
         }
         if let Some(difference) = here {
             return Err(Error::Mismatch(format!("not identical: {difference}")));
@@ -137,7 +140,7 @@ impl Report {
             return Ok(());
         }
         let file = args.against.as_ref().map_or(String::new(), |path| format!(" and in {}", path.display()));
-        print(&format!(
+        print_if_read(&format!(
             "identical: {} runs of {} steps on {}{file}, every weight, moment and loss; digest {}\n",
             self.runs,
             self.steps,

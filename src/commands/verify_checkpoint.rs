@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::backend::Backend;
+use super::print_if_read;
 use super::verify::trainer;
-use super::{print, print_json};
 use crate::checkpoint::{Checkpoint, Link, RunFolder, find_model_folder, read_model};
 use crate::cli::VerifyArgs;
 use crate::config::{TrainConfig, TrainOptions};
@@ -118,14 +118,15 @@ fn report(args: &VerifyArgs, folder: &Path, backend: &Backend, found: &Findings)
         (None, None) => None,
     };
     if args.json {
-        print_json(&json!({
+        let json = json!({
             "identical": reason.is_none(),
             "runs": 1,
             "steps": found.steps,
             "digest": found.digest,
             "devices": [backend.name()],
             "first_difference": found.json(),
-        }))?;
+        });
+        print_if_read(&format!("{json}\n"))?;
     }
     if let Some(reason) = reason {
         return Err(Error::Mismatch(format!("{folder} is not what its configuration gives: {reason}")));
@@ -133,7 +134,7 @@ fn report(args: &VerifyArgs, folder: &Path, backend: &Backend, found: &Findings)
     if args.json {
         return Ok(());
     }
-    print(&format!(
+    print_if_read(&format!(
         "{folder} is what its configuration gives after {} steps on {}: digest {}\n",
         found.steps,
         backend.name(),

@@ -3,6 +3,7 @@
 // The comments here are the help that the command shows, where brackets are no links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -98,7 +99,8 @@ pub struct TrainOptions {
     #[arg(long, value_name = "DEVICE", help_heading = "Training")]
     pub device: Option<DeviceChoice>,
 
-    /// Steps between measurements of the validation loss; 0 for one at the end [default: 250]
+    /// Steps between measurements of the validation loss; checkpoints are measured too; 0 for those alone
+    /// [default: 250]
     #[arg(long, value_name = "STEPS", help_heading = "Run")]
     pub eval_every: Option<u64>,
     /// Epochs between checkpoints; 0 for one at the end [default: 10]
@@ -119,12 +121,21 @@ pub struct TrainOptions {
     pub out: Option<PathBuf>,
 }
 
+/// The longest configuration file in bytes: what is larger is another kind of file, and the parser would
+/// collect a mistake from every few bytes of it.
+const LONGEST_FILE: u64 = 256 << 10;
+
 impl TrainOptions {
     /// Reads a TOML file that `flag` has led to. Errors name the flag, the file, the line and the key.
     pub fn load(flag: &str, path: &Path) -> Result<TrainOptions> {
         let name = path.display();
-        let text = std::fs::read_to_string(path)
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(LONGEST_FILE + 1).read_to_string(&mut text))
             .map_err(|error| Error::Input(format!("{flag} {name}: cannot read this file: {error}")))?;
+        if text.len() as u64 > LONGEST_FILE {
+            return Err(Error::Input(format!("{flag} {name} is no configuration: it has over 256 KiB")));
+        }
         TrainOptions::parse(&text).map_err(|reason| Error::Usage(format!("{flag} {name}: {reason}")))
     }
 

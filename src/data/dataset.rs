@@ -34,6 +34,13 @@ impl Dataset {
             Some(validation) => tokenizer.encode(&validation.text, &validation.name)?,
             None => train.split_off(training_part(train.len(), config.val_fraction)),
         };
+        if let Some(corpus) = validation_corpus.as_ref().filter(|_| validation.len() < 2) {
+            return Err(Error::Input(format!(
+                "{} (--val-corpus) has {} tokens, too few to predict one from another: give a longer text",
+                corpus.name,
+                validation.len()
+            )));
+        }
         if config.val_fraction > 0.0 && validation.len() < 2 {
             return Err(Error::Input(format!(
                 "{}: --val-fraction {} of {} tokens leaves none to validate on: give a longer text or \

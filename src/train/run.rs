@@ -8,6 +8,7 @@ use crate::config::{CheckpointEvery, Length, TrainConfig};
 use crate::data::{Dataset, EvaluationWindows, TrainingWindows};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
+use crate::kernels::kernels_hash;
 use crate::model::parameters::ModelState;
 use crate::report::{MetricsFile, Progress, StepMetrics, StepReport};
 use crate::train::digest::{StateDigest, digest};
@@ -199,14 +200,15 @@ impl<'a> Run<'a> {
             let step = self.session.step();
             let last = step == self.schedule.total_steps;
             let stop = self.setup.interrupt.requested() && !last;
-            let save = last || stop || self.is_save_due(step);
-            let measure = self.is_evaluation_due(step) || (save && !stop);
+            let due = last || self.is_save_due(step);
+            let save = due || stop;
+            // A user who stops the run waits: then only what would have been measured anyway is.
+            let measure = due || self.is_evaluation_due(step);
             let digest = is_due(self.setup.config.digest_every, step);
             if !save && !measure && !digest {
                 continue;
             }
-            // A user who stops the run waits: what can be measured later is left out.
-            let last_step = self.catch_up(measure && !stop)?;
+            let last_step = self.catch_up(measure)?;
             if digest {
                 self.add_link(last_step)?;
             }
@@ -271,7 +273,11 @@ impl<'a> Run<'a> {
         let windows = EvaluationWindows::new(tokens.len(), context, "the validation text")?;
         let words = self.setup.config.batch_size * context;
         let losses = |batch: &_| self.session.losses(batch);
-        Ok(Some(evaluate(tokens, &windows, words, context, losses)?.loss))
+        let loss = evaluate(tokens, &windows, words, context, losses)?.loss;
+        if !loss.is_finite() {
+            return Err(not_finite("the validation loss", self.session.step(), None));
+        }
+        Ok(Some(loss))
     }
 
     fn report(&mut self, result: StepResult, val_loss: Option<f64>, seconds: f64) -> Result<()> {
@@ -348,6 +354,7 @@ impl<'a> Run<'a> {
         Ok(RunState {
             format_version: FORMAT_VERSION,
             hlx_version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernels_hash: kernels_hash(),
             step,
             epoch: self.feed.whole_epochs(step),
             windows,

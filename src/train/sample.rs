@@ -62,14 +62,15 @@ fn nucleus(weights: &[f64], top_p: f64) -> usize {
     last.map_or(weights.len(), |last| last + 1)
 }
 
-/// Goes on from `tokens` until `max_tokens` more were drawn, or until `end` is; hands each to `each`.
+/// Goes on from `tokens` until `max_tokens` more were drawn, or until `end` is; hands each to `each`, which
+/// says whether to go on.
 pub fn write(
     model: &mut Inference,
     sampler: &Sampler,
     tokens: &mut Vec<u32>,
     max_tokens: u64,
     end: Option<u32>,
-    mut each: impl FnMut(u32) -> Result<()>,
+    mut each: impl FnMut(u32) -> Result<bool>,
 ) -> Result<()> {
     for number in 0..max_tokens {
         let token = sampler.draw(&model.next_logits(tokens)?, number);
@@ -77,7 +78,9 @@ pub fn write(
             break;
         }
         tokens.push(token);
-        each(token)?;
+        if !each(token)? {
+            break;
+        }
     }
     Ok(())
 }

@@ -65,6 +65,8 @@ pub struct DeviceInfo {
     pub max_bindings: u32,
     /// Nanoseconds between two ticks of its clock; 0 if it cannot take the time.
     pub timestamp_period_ns: f32,
+    /// Bits of that clock, after which it starts again from 0.
+    pub timestamp_bits: u32,
 }
 
 /// Lists every Vulkan device, in the order that `--device INDEX` counts.
@@ -111,6 +113,7 @@ fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Resul
     let mut info = base_info(index, &vk10, &memory);
     if family.is_some_and(|f| families[f].timestamp_valid_bits > 0) {
         info.timestamp_period_ns = vk10.limits.timestamp_period;
+        info.timestamp_bits = family.map_or(0, |f| families[f].timestamp_valid_bits);
     }
     // The questions below may be put to devices of version 1.2 and later only.
     let reason = if vk10.api_version < vk::API_VERSION_1_2 {
@@ -170,6 +173,7 @@ fn base_info(
             .min(limits.max_per_stage_resources)
             .min(limits.max_descriptor_set_storage_buffers),
         timestamp_period_ns: 0.0,
+        timestamp_bits: 0,
     }
 }
 

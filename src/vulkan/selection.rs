@@ -129,6 +129,7 @@ mod tests {
             max_group_invocations: 1024,
             max_bindings: 32,
             timestamp_period_ns: 1.0,
+            timestamp_bits: 64,
         }
     }
 

@@ -99,6 +99,11 @@ impl VulkanExecutor {
     }
 }
 
+/// Ticks from one reading of a clock of `bits` bits to a later one. It may have started again from 0.
+fn ticks_between(before: u64, after: u64, bits: u32) -> u64 {
+    after.wrapping_sub(before) & u64::MAX.checked_shr(64 - bits).unwrap_or(0)
+}
+
 /// Two timestamps: before and after.
 struct Queries {
     pool: vk::QueryPool,
@@ -119,7 +124,7 @@ impl Queries {
         let flags = vk::QueryResultFlags::TYPE_64 | vk::QueryResultFlags::WAIT;
         unsafe { self.device.raw.get_query_pool_results(self.pool, 0, &mut ticks, flags) }
             .map_err(failed("read timestamps"))?;
-        Ok(ticks[1].saturating_sub(ticks[0]))
+        Ok(ticks_between(ticks[0], ticks[1], self.device.info().timestamp_bits))
     }
 }
 
@@ -132,7 +137,14 @@ impl Drop for Queries {
 
 #[cfg(test)]
 mod tests {
-    use super::Timing;
+    use super::{Timing, ticks_between};
+
+    #[test]
+    fn a_clock_that_starts_again_still_tells_the_time() {
+        assert_eq!(ticks_between(5, 12, 64), 7);
+        assert_eq!(ticks_between(u64::MAX - 1, 3, 64), 5);
+        assert_eq!(ticks_between((1 << 36) - 2, 4, 36), 6);
+    }
 
     #[test]
     fn the_median_is_the_middle() {
