@@ -47,8 +47,8 @@ pub fn schedule_words(
 }
 
 /// The step's mean loss, gradient norm and sum of squares into results `[3]`, the clip factor into factor
-/// `[1]`. max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch. If the loss or the sum
-/// of squares is not finite, the factor stops the update. `spoiled` `[1]` is made ready for it.
+/// `[1]`. max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch. If the loss or the
+/// sum of squares is not finite, the factor stops the update. `spoiled` `[1]` is made ready for it.
 pub fn clip_factor(
     r: &mut Recorder,
     max_norm: f32,

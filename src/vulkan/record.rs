@@ -139,7 +139,8 @@ pub(super) struct Recorder<'a> {
 
 impl Recorder<'_> {
     /// Writes consecutive dispatches of a recording for a ring slot: ordered after everything submitted
-    /// before them, their results visible to the host. So a recording may be cut into command buffers anywhere.
+    /// before them, their results visible to the host. So a recording may be cut into command buffers
+    /// anywhere.
     pub fn part(
         &self,
         commands: vk::CommandBuffer,
