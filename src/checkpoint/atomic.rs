@@ -108,7 +108,8 @@ pub fn remove_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
     }
 }
 
-fn sync_parent(storage: &dyn Storage, path: &Path) -> Result<()> {
+/// Waits until the disk has a file's or folder's name.
+pub fn sync_parent(storage: &dyn Storage, path: &Path) -> Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => sync_folder(storage, parent),
         _ => sync_folder(storage, Path::new(".")),

@@ -5,7 +5,9 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::atomic::{create_folder, remove_folder, replace_file_on, replaced_folder, retire_folder};
+use super::atomic::{
+    create_folder, remove_folder, replace_file_on, replaced_folder, retire_folder, sync_parent,
+};
 use super::lock::RunLock;
 use super::manifest::damaged;
 use super::model_folder::CONFIG;
@@ -124,13 +126,12 @@ impl RunFolder {
             let run = RunFolder::for_new_run(config)?;
             if config.out.is_none() {
                 let parent = run.path.parent().unwrap_or(Path::new("."));
-                std::fs::create_dir_all(parent)
-                    .map_err(|error| run.unwritable(&Error::io("cannot create", parent)(error)))?;
+                create_folder(run.storage(), parent).map_err(|error| run.unwritable(&error))?;
                 match std::fs::create_dir(&run.path) {
                     // Another run was faster: the next number is free.
                     Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                     Err(error) => return Err(run.unwritable(&Error::io("cannot create", &run.path)(error))),
-                    Ok(()) => {}
+                    Ok(()) => sync_parent(run.storage(), &run.path)?,
                 }
             }
             create_folder(run.storage(), &run.path).map_err(|error| run.unwritable(&error))?;
