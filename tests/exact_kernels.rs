@@ -122,7 +122,8 @@ fn check(device: &Arc<Device>, what: &str, build: impl Fn(&mut Case, &mut Record
         for (k, (expected, actual)) in expected.iter().zip(&actual).enumerate() {
             if let Some(i) = (0..expected.len()).find(|&i| expected[i] != actual[i]) {
                 panic!(
-                    "{what} (shared memory: {fast_shared_memory}, narrow grid: {narrow}): buffer {k}, element {i} of {}: CPU {:e} \
+                    "{what} (shared memory: {fast_shared_memory}, narrow grid: {narrow}): buffer {k}, \
+                     element {i} of {}: CPU {:e} \
                      ({:08x}), device {:e} ({:08x})",
                     expected.len(),
                     f32::from_bits(expected[i]),

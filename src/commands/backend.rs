@@ -195,8 +195,8 @@ pub fn check_addressable(model: &ModelConfig) -> Result<()> {
     let parameters = parameter_count(model);
     if parameters > 1 << 31 {
         return Err(Error::Usage(format!(
-            "a model of {} parameters is past the {} that hlx can address: give a smaller --d-model, --n-layer \
-             or --d-ff",
+            "a model of {} parameters is past the {} that hlx can address: give a smaller --d-model, \
+             --n-layer or --d-ff",
             format::count(parameters as f64),
             format::count((1u64 << 31) as f64)
         )));

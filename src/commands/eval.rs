@@ -39,7 +39,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let evaluation = evaluate(&tokens, &windows, words, model.config.context, losses)?;
     if !evaluation.loss.is_finite() {
         return Err(Error::Input(format!(
-            "the loss of --checkpoint {} is not a finite number: its weights are not those of a trained model",
+            "the loss of --checkpoint {} is not a finite number: its weights are not those of a trained \
+             model",
             args.checkpoint.display()
         )));
     }
