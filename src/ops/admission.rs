@@ -255,20 +255,19 @@ impl Cases {
         adam.update(r, params, grads, m, v, schedule, factor, spoiled[1]);
     }
 
-    /// Products as a step has them: operands plain and transposed, in rows that may be moved by fours and
-    /// rows that may not, past a tile's edge and past a block of terms. Large tiles are the same code, so
-    /// fewer of them will do: building a kernel takes most of the time.
+    /// Products as a step has them: operands plain and transposed, past a tile's edge and past a block of
+    /// terms. Of rows that may not be moved by fours and of large tiles, the same code otherwise, fewer will
+    /// do: building a kernel takes most of the time.
     fn products(&mut self) {
         const WIDE: [usize; 3] = [68, 260, 72];
         const NARROW: [usize; 3] = [13, 31, 67];
         let fast = self.recorder.traits.fast_shared_memory;
         let small = if fast { Tiling::Shared { row_quads: 1, column_quads: 1 } } else { Tiling::Alone };
-        for sizes in [WIDE, NARROW] {
-            self.product(Pass::Forward, sizes, [false, false], small);
-            self.product(Pass::Forward, sizes, [false, true], small);
-            self.product(Pass::Backward, sizes, [false, true], small);
-            self.product(Pass::Backward, sizes, [true, false], small);
-        }
+        self.product(Pass::Forward, WIDE, [false, false], small);
+        self.product(Pass::Forward, WIDE, [false, true], small);
+        self.product(Pass::Backward, WIDE, [false, true], small);
+        self.product(Pass::Backward, WIDE, [true, false], small);
+        self.product(Pass::Forward, NARROW, [false, false], small);
         if fast {
             let large = Tiling::Shared { row_quads: 2, column_quads: 2 };
             self.product(Pass::Forward, WIDE, [false, false], large);
