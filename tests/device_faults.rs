@@ -159,7 +159,7 @@ fn a_fault_at_any_call_is_survived() {
             }
         }
     }
-    println!("{tried} faults, of {calls:?} submits, waits and allocations; {recovered} runs went on");
+    println!("result: {tried} faults, of {calls:?} submits, waits and allocations; {recovered} runs went on");
     assert!(recovered > tried / 3, "{recovered} of {tried} runs went on");
 }
 
