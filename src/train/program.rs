@@ -45,7 +45,7 @@ pub struct Update {
     pub schedule: View,
     /// `[3]`: mean loss, gradient norm before clipping, sum of squares.
     pub results: View,
-    /// [1]: the first element of the arena that stayed as it was because it would not be finite, or
+    /// `[1]`: the first element of the arena that stayed as it was because it would not be finite, or
     /// [`adam::NONE_SPOILED`].
     pub spoiled: View,
 }

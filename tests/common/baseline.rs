@@ -100,8 +100,9 @@ impl Baseline {
         let precise = folder.join("baseline_f64.json");
         let figures = if precise.exists() { json(&precise) } else { b.clone() };
         let figures = if figures["f32"].is_null() { figures } else { figures["f32"].clone() };
-        let corpus =
-            shared().join("corpus").join(b["corpus"]["file"].as_str().expect("the corpus has a name"));
+        let name = b["corpus"]["file"].as_str().expect("the corpus has a name");
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+        let corpus = if own.exists() { own } else { shared().join("corpus").join(name) };
         let text =
             std::fs::read_to_string(&corpus).unwrap_or_else(|error| panic!("{}: {error}", corpus.display()));
         let model = &b["model"];
