@@ -1,5 +1,6 @@
 //! hlx: parse, run, exit code.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -33,7 +34,12 @@ fn say_end(error: &Error) {
 fn log_to_stderr(verbose: u8) {
     let level = ["warn", "hlx=info", "hlx=debug", "hlx=trace"][usize::from(verbose.min(3))];
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let to_stderr = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time();
+    let colours = std::io::stderr().is_terminal();
+    let to_stderr = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .without_time();
     // A closed stderr would otherwise be reported on stderr, in a panic.
     to_stderr.log_internal_errors(false).with_env_filter(filter).init();
 }

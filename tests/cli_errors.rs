@@ -1,5 +1,7 @@
 //! What hlx answers to a command line or configuration that cannot be meant, and what a good one comes to.
 
+use std::path::PathBuf;
+
 use clap::{CommandFactory, Parser};
 use hlx::cli::{Cli, Command};
 use hlx::config::{
@@ -201,8 +203,14 @@ fn a_saved_configuration_loads_back_to_the_same() {
         let config = train(line).unwrap();
         let text = config.to_toml().unwrap();
         let again = TrainConfig::resolve(TrainOptions::parse(&text).unwrap(), None).unwrap();
-        assert_eq!(again, config, "{text}");
         assert_eq!(again.to_toml().unwrap(), text);
+        // Files are written down absolutely, so that the run can go on from any folder.
+        let absolute = |path: Option<PathBuf>| path.map(|path| std::path::absolute(path).unwrap());
+        let mut config = config;
+        for path in [&mut config.corpus, &mut config.val_corpus, &mut config.init_from] {
+            *path = absolute(path.take());
+        }
+        assert_eq!(again, config, "{text}");
     }
     let placed = train("--out somewhere").unwrap().to_toml().unwrap();
     assert!(!placed.contains("somewhere"), "where a run went is not what it was: {placed}");

@@ -145,6 +145,6 @@ fn plain_progress_is_sparse_and_shows_first_and_last_step() {
         lines[0].starts_with("step 11/20  loss 2.5000  grad 0.500  17.0 k tokens/s  ")
             && lines[0].ends_with(" left")
     );
-    assert_eq!(lines[1], "step 20/20  loss 2.5000  val 1.7500  grad 0.500  17.0 k tokens/s");
+    assert_eq!(lines[1], "step 20/20  loss 2.5000  last val 1.7500  grad 0.500  17.0 k tokens/s");
     assert_eq!(lines[2], "saved");
 }

@@ -308,9 +308,11 @@ impl RunFolder {
         }
         match (candidates.is_empty(), choice) {
             (true, ResumeFrom::Auto) => Ok(None),
-            (true, ResumeFrom::Path(path)) => {
-                Err(Error::Input(format!("--resume {}: there is no checkpoint in it", path.display())))
-            }
+            (true, ResumeFrom::Path(path)) => Err(Error::Input(format!(
+                "--resume {path}: there is no checkpoint in it: `hlx train --out {path} --resume` \
+                 starts anew there",
+                path = path.display()
+            ))),
             (false, _) => Err(damaged(&self.path, "none of its checkpoints is whole")),
         }
     }

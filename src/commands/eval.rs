@@ -19,7 +19,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     args.dump_logits.as_deref().map_or(Ok(()), |path| check_output("--dump-logits", path))?;
     let (model, tokenizer) = generate::open("--checkpoint", &args.checkpoint)?;
     let corpus = Corpus::read(&args.corpus)?;
-    let tokens = tokenizer.encode(&corpus.text, &corpus.name)?;
+    let tokens = tokenizer.encode_corpus(&corpus)?;
     let windows = EvaluationWindows::new(tokens.len(), model.config.context, &corpus.name)?;
     let chosen = Backend::open(&args.device)?;
     let (backend, batch_size) = (&chosen.backend, args.batch_size as usize);

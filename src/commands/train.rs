@@ -61,7 +61,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         load(&backend, config, &model)
     };
     let outcome = recover::train(setup, session, reopen)?;
-    report(args.json, &backend, &model, &data.tokenizer, &folder, outcome, started, &interrupt)
+    report(args.json, &backend, &model, &data.tokenizer, &folder, outcome, start.step, started, &interrupt)
 }
 
 /// Where a run starts: its configuration, and the weights it goes on from, if any.
@@ -126,11 +126,15 @@ impl Origin {
             file if file.exists() => TrainOptions::load("--resume", &file)?,
             _ => TrainOptions::default(),
         };
+        let before = saved.clone();
         let config = TrainConfig::resolve(given.over(saved), Some(&checkpoint.model.config))?;
         say(format_args!("going on from {}", path.display()));
         if checkpoint.state.training_hash != config.training_hash()? {
-            say("options differ from those this checkpoint was trained with: \
-                 the result will not be that of one unbroken run");
+            say(format_args!(
+                "options differ from those this checkpoint was trained with{}: \
+                 the result will not be that of one unbroken run",
+                changes(&before, &config.to_options())
+            ));
         }
         if checkpoint.state.kernels_hash != kernels_hash() {
             say(format_args!(
@@ -177,12 +181,39 @@ impl Origin {
     }
 }
 
+/// Which options are others than before: ` (steps 20 -> 40, lr 0.001 -> 0.002)`, or nothing.
+fn changes(before: &TrainOptions, now: &TrainOptions) -> String {
+    let json = |options| serde_json::to_value(options).expect("options are numbers and names");
+    let (before, now) = (json(before), json(now));
+    // What decides where things are, and how often they are written, does not count.
+    let counts = |key: &str| {
+        !["corpus", "val-corpus", "device", "out", "init-from", "model"].contains(&key)
+            && !key.ends_with("-every")
+            && !key.ends_with("-steps")
+            && key != "keep-last"
+            || key == "warmup-steps"
+    };
+    let pairs = now.as_object().into_iter().flatten().filter(|(key, value)| {
+        counts(key) && before.get(key).is_some_and(|old| !old.is_null() && old != *value)
+    });
+    let list: Vec<String> = pairs.map(|(key, value)| format!("{key} {} -> {value}", before[key])).collect();
+    if list.is_empty() { String::new() } else { format!(" ({})", list.join(", ")) }
+}
+
 /// A resumed run has steps left to take.
 fn check_length(config: &TrainConfig, data: &Dataset, resumed: Option<&Checkpoint>) -> Result<()> {
     let total = total_steps(config, &feed(config, data)?);
+    if config.warmup_steps > total {
+        say(format_args!(
+            "--warmup-steps {} is longer than the run of {total} steps: the learning rate never reaches --lr",
+            config.warmup_steps
+        ));
+    }
     match resumed {
         Some(checkpoint) if checkpoint.state.step >= total => Err(Error::Usage(format!(
-            "this run has taken all of its {total} steps: give more --steps (or --epochs) to go on"
+            "the checkpoint is at step {}, and the run has taken all of its {total} steps: give more --steps (or \
+             --epochs)",
+            checkpoint.state.step
         ))),
         _ => Ok(()),
     }
@@ -206,7 +237,7 @@ fn describe(
     resumed: Option<&Checkpoint>,
 ) {
     say(format_args!(
-        "{}: {} tokens to train on, {} to validate on, {} different",
+        "{}: {} tokens to train on, {} to validate on, {} different ones",
         data.name,
         format::count(data.train.len() as f64),
         format::count(data.validation.len() as f64),
@@ -230,6 +261,7 @@ fn report(
     tokenizer: &Tokenizer,
     folder: &RunFolder,
     outcome: Outcome,
+    first_step: u64,
     started: Instant,
     interrupt: &Interrupt,
 ) -> Result<()> {
@@ -244,9 +276,10 @@ fn report(
         }));
     }
     let val_loss = outcome.val_loss.map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
+    let taken = outcome.steps - first_step;
+    let to = if first_step > 0 { format!(" (to step {})", outcome.steps) } else { String::new() };
     print(&format!(
-        "{} steps in {}: train loss {:.4}{val_loss}, {} tokens/s\ncheckpoint {}\ndigest {}\n",
-        outcome.steps,
+        "{taken} steps{to} in {}: train loss {:.4}{val_loss}, {} tokens/s\ncheckpoint {}\ndigest {}\n",
         format::duration(started.elapsed().as_secs_f64()),
         outcome.train_loss,
         format::count(outcome.tokens_per_second),

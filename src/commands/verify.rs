@@ -1,5 +1,7 @@
 //! `hlx verify`: proof that training gives the same bits, run after run and device after device.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::backend::{self, Backend, COPIES_TO_VERIFY};
@@ -24,6 +26,9 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     args.save.as_deref().map_or(Ok(()), |path| check_output("--save", path))?;
     let against = args.against.as_deref().map(|path| Recorded::load("--against", path)).transpose()?;
     let config = TrainConfig::resolve(options(args, against.as_ref())?, None)?;
+    if let (Some(against), Some(path)) = (&against, &args.against) {
+        check_same(against, &config, path)?;
+    }
     let data = Dataset::load(&config, None)?;
     let model = config.model_config(data.tokenizer.vocab_size());
     let initial = initial_state(initial_parameters(&model, config.seed));
@@ -79,11 +84,31 @@ fn options(args: &VerifyArgs, against: Option<&Recorded>) -> Result<TrainOptions
     Ok(args.train_options().over(file).over(recorded).over(defaults))
 }
 
-/// Where and with what the chain is made. Paths, which mean nothing elsewhere, are left out.
+/// A file can only be met again by the steps that it holds.
+fn check_same(against: &Recorded, config: &TrainConfig, path: &Path) -> Result<()> {
+    let path = path.display();
+    let recorded = TrainConfig::resolve(against.header.options.clone(), None)?;
+    if config.length != recorded.length {
+        return Err(Error::Usage(format!("{path} has {} steps: leave --steps out", against.steps())));
+    }
+    if portable(config) != portable(&recorded) {
+        return Err(Error::Usage(format!(
+            "{path} was made with other options than the flags beside it say: leave them out, \
+             or make a file with them by --save"
+        )));
+    }
+    Ok(())
+}
+
+/// A configuration's options without its paths, which mean nothing elsewhere.
+fn portable(config: &TrainConfig) -> TrainOptions {
+    TrainOptions { corpus: None, device: None, out: None, ..config.to_options() }
+}
+
+/// Where and with what the chain is made.
 fn header(backend: &Backend, config: &TrainConfig, data: &Dataset) -> Header {
-    let options = TrainOptions { corpus: None, device: None, out: None, ..config.to_options() };
     let corpus = hash_tokens(&data.train);
-    Header::new(&backend.name(), &backend.driver(), config.precision, &corpus, options)
+    Header::new(&backend.name(), &backend.driver(), config.precision, &corpus, portable(config))
 }
 
 /// A trainer of `config` on a device.
@@ -140,12 +165,16 @@ impl Report {
             return Ok(());
         }
         let file = args.against.as_ref().map_or(String::new(), |path| format!(" and in {}", path.display()));
+        let runs = if self.runs == 1 { "1 run".to_owned() } else { format!("{} runs", self.runs) };
+        let (steps, devices, digest) = (self.steps, self.devices.join(" and "), &self.found.digest);
+        if self.runs == 1 && self.devices.len() == 1 && args.against.is_none() {
+            return print_if_read(&format!(
+                "{runs} of {steps} steps on {devices}, compared with nothing; digest {digest}\n"
+            ));
+        }
         print_if_read(&format!(
-            "identical: {} runs of {} steps on {}{file}, every weight, moment and loss; digest {}\n",
-            self.runs,
-            self.steps,
-            self.devices.join(" and "),
-            self.found.digest
+            "identical: {runs} of {steps} steps on {devices}{file}, every weight, moment and loss; \
+             digest {digest}\n"
         ))
     }
 

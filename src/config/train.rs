@@ -249,7 +249,16 @@ impl TrainConfig {
     /// The text of the run's `config.toml`. The run's folder is left out, so that training again
     /// from the file makes a new one.
     pub fn to_toml(&self) -> Result<String> {
-        let options = TrainOptions { out: None, ..self.to_options() };
+        // Absolute, so that the run can go on from any folder.
+        let absolute = |path: Option<PathBuf>| path.map(|path| std::path::absolute(&path).unwrap_or(path));
+        let options = self.to_options();
+        let options = TrainOptions {
+            corpus: absolute(options.corpus),
+            val_corpus: absolute(options.val_corpus),
+            init_from: absolute(options.init_from),
+            out: None,
+            ..options
+        };
         let keys = toml::to_string(&options).map_err(|error| {
             Error::Usage(format!("config.toml cannot be written: {error}: rename that file"))
         })?;
@@ -308,6 +317,14 @@ fn resolve_shape(o: &TrainOptions, preset: Preset, base: Option<&ModelConfig>) -
     agree("--n-layer", o.n_layer, base.n_layer)?;
     agree("--n-head", o.n_head, base.n_head)?;
     agree("--d-ff", o.d_ff, base.d_ff)?;
+    // A preset that was said alone; a saved configuration says every part of the shape as well.
+    if let (Some(preset), None) = (o.model, o.n_layer) {
+        let shape = preset.config(0);
+        let parts = |m: &ModelConfig| [m.context, m.d_model, m.n_layer, m.n_head, m.d_ff];
+        if parts(&shape) != parts(base) {
+            return usage(format!("--model {preset} disagrees with the shape of {from}: leave --model out"));
+        }
+    }
     Ok(ModelConfig { vocab_size: 0, dropout, ..base.clone() })
 }
 

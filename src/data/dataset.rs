@@ -29,9 +29,9 @@ impl Dataset {
         let validation_corpus = config.val_corpus.as_deref().map(Corpus::read).transpose()?;
         let tokenizer =
             known.unwrap_or_else(|| Tokenizer::build([&corpus].into_iter().chain(&validation_corpus)));
-        let mut train = tokenizer.encode(&corpus.text, &corpus.name)?;
+        let mut train = tokenizer.encode_corpus(&corpus)?;
         let validation = match &validation_corpus {
-            Some(validation) => tokenizer.encode(&validation.text, &validation.name)?,
+            Some(validation) => tokenizer.encode_corpus(validation)?,
             None => train.split_off(training_part(train.len(), config.val_fraction)),
         };
         if let Some(corpus) = validation_corpus.as_ref().filter(|_| validation.len() < 2) {

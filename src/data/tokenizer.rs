@@ -44,6 +44,18 @@ impl Tokenizer {
         self.has_end_of_text.then_some(self.characters.len() as u32)
     }
 
+    /// The token ids of a corpus, which may hold examples only if there is a token to end them.
+    pub fn encode_corpus(&self, corpus: &Corpus) -> Result<Vec<u32>> {
+        if corpus.has_examples && self.end_of_text().is_none() {
+            return Err(Error::Input(format!(
+                "{} holds examples, and the model was trained on plain text, without a token that ends an \
+                 example: give a .txt file",
+                corpus.name
+            )));
+        }
+        self.encode(&corpus.text, &corpus.name)
+    }
+
     /// The token ids of a text. `what` names the text in the error about a character without a token.
     pub fn encode(&self, text: &str, what: &str) -> Result<Vec<u32>> {
         let mut tokens = Vec::with_capacity(text.len());

@@ -86,7 +86,7 @@ impl Progress {
     fn describe(&self, report: &StepReport, tokens_per_second: f64) -> String {
         let mut line = format!("loss {:.4}", report.loss);
         if let Some(val_loss) = report.val_loss {
-            line += &format!("  val {val_loss:.4}");
+            line += &format!("  last val {val_loss:.4}");
         }
         line += &format!("  grad {:.3}  {} tokens/s", report.grad_norm, format::count(tokens_per_second));
         let taken = report.step.saturating_sub(self.first_step);

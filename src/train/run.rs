@@ -374,7 +374,7 @@ impl<'a> Run<'a> {
 
     fn interrupted(&self, step: u64, folder: PathBuf) -> Error {
         Error::Interrupted(format!(
-            "stopped after step {step} of {} and saved {}: go on with --resume {}",
+            "stopped after step {step} of {} and saved {}: go on with: hlx train --resume {}",
             self.schedule.total_steps,
             folder.display(),
             self.setup.folder.path().display()

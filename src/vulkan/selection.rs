@@ -50,7 +50,7 @@ impl Selection {
                 Selection::Auto => "auto".to_owned(),
             };
             return Err(Error::NoDevice(format!(
-                "--device {asked}: there is no such device, but {}",
+                "--device {asked}: there is no such device: there are cpu, {}",
                 list(devices)
             )));
         };
