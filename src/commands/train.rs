@@ -211,8 +211,8 @@ fn check_length(config: &TrainConfig, data: &Dataset, resumed: Option<&Checkpoin
     }
     match resumed {
         Some(checkpoint) if checkpoint.state.step >= total => Err(Error::Usage(format!(
-            "the checkpoint is at step {}, and the run has taken all of its {total} steps: give more --steps (or \
-             --epochs)",
+            "the checkpoint is at step {}, and the run has taken all of its {total} steps: give \
+             more --steps (or --epochs)",
             checkpoint.state.step
         ))),
         _ => Ok(()),

@@ -148,8 +148,10 @@ pub fn adam_update(a: adam_update::Args) {
                      schedule: &[f32],
                      first_here: &mut u32| {
             let (step_size, inv_sqrt_correction2, decay) = (schedule[0], schedule[1], schedule[2]);
+            // Local, and counted by an integer of its own: what the loop needs to be compiled for vectors.
+            let (mut least, mut in_arena) = (NONE_SPOILED, first);
             let elements = params.iter_mut().zip(grads).zip(m.iter_mut()).zip(v.iter_mut());
-            for (in_arena, (((param, grad), m), v)) in (first..).zip(elements) {
+            for (((param, grad), m), v) in elements {
                 let g = snap(grad * clip);
                 let m_new = snap_moment(p.beta1 * *m + p.one_minus_beta1 * g);
                 let v_new = snap_moment(p.beta2 * *v + p.one_minus_beta2 * (g * g));
@@ -162,8 +164,10 @@ pub fn adam_update(a: adam_update::Args) {
                 *m = if finite { m_new } else { *m };
                 *v = if finite { v_new } else { *v };
                 *param = if finite { updated } else { *param };
-                *first_here = (*first_here).min(if finite { NONE_SPOILED } else { in_arena });
+                least = least.min(if finite { NONE_SPOILED } else { in_arena });
+                in_arena = in_arena.wrapping_add(1);
             }
+            *first_here = least;
         });
         first_spoiled.fetch_min(spoiled, Ordering::Relaxed);
     });
