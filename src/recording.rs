@@ -166,6 +166,12 @@ impl Program {
         View { buffer, offset: 0, words }
     }
 
+    /// Makes a buffer longer, before anything is loaded: for one whose length only recording tells.
+    pub fn lengthen(&mut self, buffer: BufferId, words: usize) {
+        let spec = &mut self.buffers[buffer.0 as usize];
+        spec.words = spec.words.max(words);
+    }
+
     /// Adds a recording.
     pub fn add_recording(&mut self, name: &str, dispatches: Vec<Dispatch>) -> RecordingId {
         self.recordings.push(Recording { name: name.to_owned(), dispatches });

@@ -94,7 +94,7 @@ fn run(executor: &mut dyn Executor, fills: &[(View, Fill)]) -> Vec<Vec<u32>> {
 fn check(device: &Arc<Device>, what: &str, build: impl Fn(&mut Case, &mut Recorder)) {
     let make = |fast_shared_memory: bool| {
         let mut case = Case { program: Program::default(), fills: Vec::new() };
-        let mut recorder = Recorder::new(Traits { fast_shared_memory });
+        let mut recorder = Recorder::new(Traits { fast_shared_memory }, None);
         build(&mut case, &mut recorder);
         case.program.add_recording("case", recorder.dispatches);
         case
