@@ -45,16 +45,17 @@ struct Measured {
 }
 
 pub fn run(args: &BenchGemmArgs) -> Result<()> {
-    let chosen = Backend::open(&args.device)?;
+    let chosen = Backend::open(&args.device, args.precision.unwrap_or_default())?;
     let backend = &chosen.backend;
     let shapes = match args.sizes.as_deref() {
         Some(&[m, k, n]) => vec![[m, k, n]],
         _ => TABLE.to_vec(),
     };
+    let offered = Precision::ALL.iter().copied().filter(|&precision| backend.lacks(precision).is_none());
+    let precisions = args.precision.map_or_else(|| offered.collect(), |one| vec![one]);
     for sizes in &shapes {
-        check_fit(backend, sizes.map(|size| size as usize))?;
+        check_fit(backend, &precisions, sizes.map(|size| size as usize))?;
     }
-    let precisions = args.precision.map_or(Precision::ALL.to_vec(), |one| vec![one]);
     if !args.json {
         let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
         say(format_args!("on {}{why}", backend.name()));
@@ -129,13 +130,14 @@ impl Product {
 }
 
 /// Checked for all before the first is measured. The program's description takes no memory yet.
-fn check_fit(backend: &Backend, sizes: [usize; 3]) -> Result<()> {
-    let fits = backend.fits(&Product::new(sizes, backend.traits()).program);
+fn check_fit(backend: &Backend, precisions: &[Precision], sizes: [usize; 3]) -> Result<()> {
+    let program = |precision| Product::new(sizes, backend.traits(precision)).program;
+    let fits = precisions.iter().all(|&precision| backend.fits(&program(precision)));
     if fits { Ok(()) } else { Err(too_large(backend, sizes)) }
 }
 
 fn measure(backend: &Backend, precision: Precision, sizes: [usize; 3]) -> Result<Measured> {
-    let product = Product::new(sizes, backend.traits());
+    let product = Product::new(sizes, backend.traits(precision));
     let [a, b] = [product.a, product.b].map(|view| random(view.words, view.buffer.0));
     let (ms, c) = match backend {
         Backend::Cpu => {
