@@ -239,14 +239,14 @@ fn one_invocation_a_tile() {
 
 #[test]
 fn small_shared_tiles() {
-    let tiling = Tiling::Shared { row_quads: 1, column_quads: 1 };
+    let tiling = Tiling::tile_of(1, 1);
     check_both_passes(&shapes_and_layouts(), tiling);
     check_both_passes(&batches_and_triangles(), tiling);
 }
 
 #[test]
 fn large_shared_tiles() {
-    let tiling = Tiling::Shared { row_quads: 2, column_quads: 2 };
+    let tiling = Tiling::tile_of(2, 2);
     check_both_passes(&shapes_and_layouts(), tiling);
     check_both_passes(&batches_and_triangles(), tiling);
 }
@@ -255,7 +255,19 @@ fn large_shared_tiles() {
 fn oblong_shared_tiles() {
     let device = common::open();
     for (row_quads, column_quads) in [(1, 2), (2, 1)] {
-        check(&device, &shapes_and_layouts(), Pass::Forward, Tiling::Shared { row_quads, column_quads });
+        check(&device, &shapes_and_layouts(), Pass::Forward, Tiling::tile_of(row_quads, column_quads));
+    }
+    common::assert_silent(&device);
+}
+
+/// Totals that stand in the result's memory between blocks of terms.
+#[test]
+fn totals_in_the_result() {
+    let device = common::open();
+    for (row_quads, column_quads) in [(1, 1), (2, 2), (2, 4)] {
+        let tiling = Tiling::Shared { row_quads, column_quads, totals_in_result: true };
+        check(&device, &long_sums(), Pass::Forward, tiling);
+        check(&device, &batches_and_triangles(), Pass::Backward, tiling);
     }
     common::assert_silent(&device);
 }
@@ -276,7 +288,7 @@ fn long_sums() -> Vec<Case> {
 #[test]
 fn products_in_blocks_have_the_bits_of_whole_ones() {
     let device = common::open();
-    for tiling in [Tiling::Alone, Tiling::Shared { row_quads: 1, column_quads: 1 }] {
+    for tiling in [Tiling::Alone, Tiling::tile_of(1, 1)] {
         for case in long_sums() {
             let mut program = Program::default();
             let (loaded, gemm) = load_gemm(&mut program, case, Pass::Forward);

@@ -31,6 +31,7 @@ mod record;
 mod replay;
 mod selection;
 mod simulation;
+mod statistics;
 mod timeline;
 mod timestamps;
 mod transfer;
