@@ -30,6 +30,7 @@ mod record;
 mod replay;
 mod selection;
 mod simulation;
+mod submit_log;
 mod timeline;
 mod timestamps;
 mod transfer;
@@ -42,5 +43,6 @@ pub use record::PlantedFault;
 pub use selection::Selection;
 #[doc(hidden)]
 pub use simulation::{FaultKind, FaultPoint, InjectedFault, Simulation};
+pub use submit_log::Busy;
 pub use timestamps::Timing;
 pub use validation::validation_messages;
