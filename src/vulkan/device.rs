@@ -193,17 +193,17 @@ impl Device {
         work(lock(&self.allocator).as_mut().expect("the allocator lives as long as the device"))
     }
 
-    /// Hands one command buffer to the queue; `semaphore` reaches `value` when it is done.
+    /// Hands command buffers to the queue; `semaphore` reaches `value` when they are done.
     pub(super) fn submit(
         &self,
-        commands: vk::CommandBuffer,
+        commands: &[vk::CommandBuffer],
         semaphore: vk::Semaphore,
         value: u64,
     ) -> Result<()> {
-        let (commands, semaphores, values) = ([commands], [semaphore], [value]);
+        let (semaphores, values) = ([semaphore], [value]);
         let mut timeline = vk::TimelineSemaphoreSubmitInfo::default().signal_semaphore_values(&values);
         let info = vk::SubmitInfo::default()
-            .command_buffers(&commands)
+            .command_buffers(commands)
             .signal_semaphores(&semaphores)
             .push_next(&mut timeline);
         self.meet(FaultPoint::Submit).map_err(failed("submit work"))?;
