@@ -153,7 +153,7 @@ pub struct BenchArgs {
     /// Where to run: auto, cpu, or a device's number or name from `hlx devices`
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Only this precision [default: each that there is]
+    /// Only this precision [default: each that the device offers]
     #[arg(long, value_name = "NAME")]
     pub precision: Option<Precision>,
     /// Print the result as one JSON value on stdout
@@ -163,8 +163,8 @@ pub struct BenchArgs {
 
 const BENCH_JSON: &str = "\
 A step's FLOPs are 6 for each weight of a matrix and 6 L d T for attention, for each token. Its time is \
-the median over steps by the host's clock while the host runs ahead; `busy` is the part of the time in which the \
-device worked on a submit, by the device's clock, over up to 30 further steps.
+the median over steps by the host's clock while the host runs ahead; `busy` is the part of the time in \
+which the device worked on a submit, by its own clock, over up to 30 further steps.
 
 JSON keys: device, driver, peaks {memory_gb_s, copy_gb_s, stream_gb_s, products [{precision, n, gflops}]}, \
 steps [{model, precision, batch_size, context, vocab_size, steps, step_ms, mean_step_ms, tokens_per_second, \

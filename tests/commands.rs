@@ -219,7 +219,7 @@ fn verify_finds_the_same_bits() {
 
 #[test]
 fn bench_gemm_measures() {
-    let list = Place::new().hlx("bench-gemm 33 8 5 --device cpu --json").json();
+    let list = Place::new().hlx("bench-gemm 33 8 5 --device cpu --precision exact --json").json();
     let [row] = list.as_array().expect("a list").as_slice() else { panic!("one precision: {list}") };
     assert_eq!(keys(row), GEMM_KEYS);
     assert_eq!([&row["m"], &row["k"], &row["n"]], [33, 8, 5]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hlx::cpu::CpuExecutor;
 use hlx::exact::{fill_normal, random_u32};
-use hlx::ops::gemm::{Causal, Gemm, Layout, Matrix, Pass, Problem, Tiling};
+use hlx::ops::gemm::{Causal, Gemm, Layout, Matrix, Pass, Problem, Split, Tiling};
 use hlx::recording::{Dispatch, Executor, Group, Program, RecordingId, Residence, View};
 use hlx::vulkan::{Device, VulkanExecutor};
 
@@ -112,6 +112,11 @@ struct Loaded {
 
 /// Adds a case to a program.
 fn load(program: &mut Program, case: Case, pass: Pass, tiling: Tiling) -> (Loaded, Dispatch) {
+    let (loaded, gemm) = load_gemm(program, case, pass);
+    (loaded, gemm.record_tiled(tiling))
+}
+
+fn load_gemm(program: &mut Program, case: Case, pass: Pass) -> (Loaded, Gemm) {
     let problem = case.problem();
     let mut inputs = Vec::new();
     let mut add = |what: &str, values: Vec<f32>| {
@@ -133,7 +138,7 @@ fn load(program: &mut Program, case: Case, pass: Pass, tiling: Tiling) -> (Loade
         causal: case.causal,
         ..Gemm::new(pass, case.sizes, a, b, c_matrix)
     };
-    (Loaded { case, problem, inputs, c }, gemm.record_tiled(tiling))
+    (Loaded { case, problem, inputs, c }, gemm)
 }
 
 /// The results of all cases after one run.
@@ -251,6 +256,48 @@ fn oblong_shared_tiles() {
     let device = common::open();
     for (row_quads, column_quads) in [(1, 2), (2, 1)] {
         check(&device, &shapes_and_layouts(), Pass::Forward, Tiling::Shared { row_quads, column_quads });
+    }
+    common::assert_silent(&device);
+}
+
+/// Long sums, whole blocks and a last short one; few rows and columns, as gradients of weights have.
+fn long_sums() -> Vec<Case> {
+    const SIZES: [[usize; 3]; 6] =
+        [[65, 768, 128], [128, 769, 36], [1, 257, 1], [30, 512, 70], [8, 1000, 64], [129, 2048, 65]];
+    let case = |(i, sizes): (usize, &[usize; 3])| Case {
+        use_bias: i % 2 == 0,
+        gap: [0, 4, 3][i % 3],
+        ..Case::new(*sizes)
+    };
+    SIZES.iter().enumerate().map(case).flat_map(Case::transposed).collect()
+}
+
+/// A product in one dispatch and the same in blocks, on the CPU twins and on the device.
+#[test]
+fn products_in_blocks_have_the_bits_of_whole_ones() {
+    let device = common::open();
+    for tiling in [Tiling::Alone, Tiling::Shared { row_quads: 1, column_quads: 1 }] {
+        for case in long_sums() {
+            let mut program = Program::default();
+            let (loaded, gemm) = load_gemm(&mut program, case, Pass::Forward);
+            let split = Split::any(&gemm).expect("a sum of several blocks");
+            let partials =
+                program.add_buffer("partials", split.partial_words(), Group::Scratch, Residence::Device);
+            let whole = [gemm.record_tiled(tiling)].to_vec();
+            let blocks = split.record(Some(tiling), partials).to_vec();
+            let loaded = [loaded];
+            let result = |dispatches: &Vec<Dispatch>, on_device: bool| {
+                let mut program = program.clone();
+                program.add_recording("product", dispatches.clone());
+                match on_device {
+                    true => run(&mut VulkanExecutor::load(&device, program).unwrap(), &loaded),
+                    false => run(&mut CpuExecutor::load(program).unwrap(), &loaded),
+                }
+            };
+            let expected = result(&whole, false);
+            assert_eq!(result(&blocks, false), expected, "twins, {tiling:?}, {case:?}");
+            assert_eq!(result(&blocks, true), expected, "device, {tiling:?}, {case:?}");
+        }
     }
     common::assert_silent(&device);
 }

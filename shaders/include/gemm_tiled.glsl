@@ -109,7 +109,7 @@ void store_result(uint c_start, uint row, uint column, vec4 total) {
     }
     vec4 result;
     for (uint i = 0; i < 4; ++i) {
-        result[i] = snap(total[i] + (column + i < push.n ? BIAS(column + i) : 0.0));
+        result[i] = column + i < push.n ? finished(total[i], column + i) : 0.0;
     }
     uint at = c_start + row * push.ldc + column;
     if (WIDE_C != 0 && column + 4 <= push.n) {

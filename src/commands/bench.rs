@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::backend::Backend;
 use super::measure::kernels::KernelGroup;
 use super::measure::peaks::{Peaks, is_gpu};
+use super::measure::precisions;
 use super::measure::steps::{StepsMeasured, StepsQuestion};
 use super::{print, print_json};
 use crate::cli::BenchArgs;
@@ -13,9 +14,9 @@ use crate::error::{Error, Result};
 use crate::report::{format, say};
 
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let chosen = Backend::open(&args.device)?;
+    let chosen = Backend::open(&args.device, args.precision.unwrap_or_default())?;
     let backend = &chosen.backend;
-    let precisions = args.precision.map_or(Precision::ALL.to_vec(), |one| vec![one]);
+    let precisions = precisions(backend, args.precision);
     let questions = questions(args, backend, &precisions)?;
     let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
     say(format_args!("on {} ({}){why}", backend.name(), backend.driver()));
@@ -66,14 +67,13 @@ fn questions(args: &BenchArgs, backend: &Backend, precisions: &[Precision]) -> R
     };
     let mut questions = Vec::new();
     for question in models.iter().flat_map(|model| precisions.iter().map(move |p| question(model, p))) {
-        match question.check(backend) {
-            Err(Error::Usage(reason)) if args.model.is_empty() && args.batch_size.is_none() => {
+        question.shape(backend)?;
+        match question.check_fit(backend) {
+            Ok(()) => questions.push(question),
+            Err(Error::Usage(reason)) if args.model.is_empty() => {
                 say(format_args!("{} left out: {reason}", question.model));
             }
-            other => {
-                other?;
-                questions.push(question);
-            }
+            Err(other) => return Err(other),
         }
     }
     Ok(questions)

@@ -5,10 +5,10 @@ use serde_json::json;
 use super::backend::Backend;
 use super::measure::error::ProductError;
 use super::measure::peaks::is_gpu;
+use super::measure::precisions;
 use super::measure::product::{Product, ProductTime};
 use super::{print, print_json};
 use crate::cli::BenchGemmArgs;
-use crate::config::Precision;
 use crate::error::Result;
 use crate::report::say;
 
@@ -45,14 +45,14 @@ struct Measured {
 }
 
 pub fn run(args: &BenchGemmArgs) -> Result<()> {
-    let chosen = Backend::open(&args.device)?;
+    let chosen = Backend::open(&args.device, args.precision.unwrap_or_default())?;
     let backend = &chosen.backend;
     let shapes = match args.sizes.as_deref() {
         Some(&[m, k, n]) => vec![[m, k, n].map(|size| size as usize)],
         _ if is_gpu(backend) => GPU_TABLE.to_vec(),
         _ => TABLE.to_vec(),
     };
-    let precisions = args.precision.map_or(Precision::ALL.to_vec(), |one| vec![one]);
+    let precisions = precisions(backend, args.precision);
     let layout = args.layout;
     let product = |sizes, precision| Product { precision, sizes, layout };
     let products: Vec<Product> =

@@ -33,7 +33,7 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
         )));
     }
     let initial = initial(&config, &data)?;
-    let backend = Backend::open(&args.device)?.backend;
+    let backend = Backend::open(&args.device, config.precision)?.backend;
     let mut trainer = trainer(&backend, &config, &data, &initial)?;
     let steps = checkpoint.state.step;
     say(format_args!("training {steps} steps again on {}", backend.name()));

@@ -1,4 +1,4 @@
-//! The small closed choices of the command line: device, precision, where to resume from.
+//! The small closed choices of the command line: device, where to resume from.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -58,58 +58,6 @@ impl fmt::Display for DeviceChoice {
 impl From<DeviceChoice> for String {
     fn from(choice: DeviceChoice) -> String {
         choice.to_string()
-    }
-}
-
-/// What the arithmetic promises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "&'static str")]
-pub enum Precision {
-    /// The same bits on every device.
-    #[default]
-    Exact,
-}
-
-impl Precision {
-    /// Every precision there is.
-    pub const ALL: &'static [Precision] = &[Precision::Exact];
-
-    /// As it is typed.
-    pub fn name(self) -> &'static str {
-        match self {
-            Precision::Exact => "exact",
-        }
-    }
-}
-
-impl FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Precision::ALL.iter().copied().find(|p| p.name() == text).ok_or_else(|| {
-            let names: Vec<_> = Precision::ALL.iter().map(|p| p.name()).collect();
-            format!("there is no precision `{text}`; choose from: {}", names.join(", "))
-        })
-    }
-}
-
-impl TryFrom<String> for Precision {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Precision> for &'static str {
-    fn from(precision: Precision) -> &'static str {
-        precision.name()
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

@@ -53,7 +53,7 @@ struct Slot {
 
 impl CpuExecutor {
     /// What recordings may know of the CPU; the twins do not care.
-    pub const TRAITS: Traits = Traits { fast_shared_memory: false, max_view_words: usize::MAX };
+    pub const TRAITS: Traits = Traits::PLAIN;
 
     /// Allocates and zero-fills all of a program's memory and checks all of its dispatches.
     ///

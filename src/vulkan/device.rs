@@ -12,12 +12,14 @@ use super::check::past_limit;
 use super::failure::failed;
 use super::info::{DeviceInfo, Kind, Physical, device_heap, physical_devices};
 use super::instance::Instance;
+use super::matrix::Features;
 use super::memory;
 use super::pipelines::Pipelines;
 use super::selection::Selection;
 use super::simulation::{FaultPoint, Injector, Simulation};
 use super::validation;
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 use crate::recording::{Program, Traits};
 
 /// How long one submit may take: a quarter of what desktops allow before they reset a device (two seconds on
@@ -120,11 +122,13 @@ impl Device {
         &self.info
     }
 
-    /// What a recording made for this device may know.
+    /// What a recording made for this device may know, in `exact` precision.
     pub fn traits(&self) -> Traits {
         Traits {
+            precision: Precision::Exact,
             fast_shared_memory: self.info.kind != Kind::Cpu,
             max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
+            matrix_units: self.info.matrix_units,
         }
     }
 
@@ -245,11 +249,25 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
     if physical.portability_subset {
         extensions.push(khr::portability_subset::NAME.as_ptr());
     }
-    let mut features = vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true);
-    let info = vk::DeviceCreateInfo::default()
+    let mut vk11 = vk::PhysicalDeviceVulkan11Features::default();
+    let mut vk12 = vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true);
+    let units = physical.info.matrix_units.map(Features::of);
+    if let Some((_, names)) = &units {
+        extensions.extend(names.iter().map(|name| name.as_ptr()));
+        vk11.storage_buffer16_bit_access = vk::TRUE;
+        vk12.shader_float16 = vk::TRUE;
+        vk12.vulkan_memory_model = vk::TRUE;
+        vk12.vulkan_memory_model_device_scope = vk::TRUE;
+    }
+    let mut features = units.map(|(features, _)| features);
+    let mut info = vk::DeviceCreateInfo::default()
         .queue_create_infos(&queues)
         .enabled_extension_names(&extensions)
-        .push_next(&mut features);
+        .push_next(&mut vk11)
+        .push_next(&mut vk12);
+    if let Some(features) = &mut features {
+        info = features.chain(info);
+    }
     unsafe { instance.raw.create_device(physical.raw, &info, None) }
         .map_err(failed(&format!("open {}", physical.info.name)))
 }

@@ -7,8 +7,10 @@ use serde::Serialize;
 
 use super::failure::failed;
 use super::instance::{Instance, no_driver};
+use super::matrix;
 use crate::error::Result;
 use crate::kernels::Kernel;
+use crate::recording::MatrixUnits;
 
 /// What sort of processor a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -67,6 +69,8 @@ pub struct DeviceInfo {
     pub timestamp_period_ns: f32,
     /// Bits of that clock, after which it starts again from 0.
     pub timestamp_bits: u32,
+    /// Matrix units that hlx has kernels for.
+    pub matrix_units: Option<MatrixUnits>,
 }
 
 /// Lists every Vulkan device, in the order that `--device INDEX` counts.
@@ -121,6 +125,7 @@ fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Resul
     } else if family.is_none() {
         Some("it has no queue that computes".to_owned())
     } else {
+        info.matrix_units = matrix::ask(instance, raw, offers);
         ask_vulkan_1_2(instance, raw, &mut info).or_else(|| info.past_limit())
     };
     info.exact = reason.is_none();
@@ -174,6 +179,7 @@ fn base_info(
             .min(limits.max_descriptor_set_storage_buffers),
         timestamp_period_ns: 0.0,
         timestamp_bits: 0,
+        matrix_units: None,
     }
 }
 

@@ -24,6 +24,7 @@ mod executor;
 mod failure;
 mod info;
 mod instance;
+mod matrix;
 mod memory;
 mod pipelines;
 mod record;

@@ -95,7 +95,7 @@ pub fn is_gpu(backend: &Backend) -> bool {
 
 /// GB/s of a copy and of a kernel that adds two buffers, of `words` words or as many as fit.
 fn bandwidths(backend: &Backend, words: usize) -> Result<(f64, f64)> {
-    let words = words.min(backend.traits().max_view_words);
+    let words = words.min(backend.traits(Precision::Exact).max_view_words);
     let (program, [from, _, to]) = sum(backend, words);
     if !backend.fits(&program) {
         return bandwidths(backend, words / 2);
@@ -117,9 +117,9 @@ fn sum(backend: &Backend, words: usize) -> (Program, [View; 3]) {
     let mut program = Program::default();
     let views = ["stream", "branch", "output"]
         .map(|name| program.add_buffer(name, words, Group::Scratch, Residence::Device));
-    let mut r = Recorder::new(backend.traits());
+    let mut r = Recorder::new(backend.traits(Precision::Exact), None);
     residual::add(&mut r, views[0], views[1], views[2]);
-    program.add_recording("sum", r.dispatches);
+    r.finish(&mut program, "sum");
     (program, views)
 }
 

@@ -7,9 +7,10 @@ use super::median;
 use crate::config::{Precision, ProductLayout};
 use crate::error::Result;
 use crate::exact::fill_normal;
+use crate::ops::Recorder;
 use crate::ops::gemm::{Gemm, Matrix, Pass};
 use crate::recording::{
-    Dispatch, Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
+    Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
 };
 
 /// Products of one timed batch: the most that stay below [`BATCH_MS`].
@@ -80,7 +81,7 @@ impl Product {
 
     /// Refuses a product that the device has no room for. The program's description takes no memory yet.
     pub fn check_fit(&self, backend: &Backend) -> Result<()> {
-        let fits = backend.fits(&self.program(1, backend.traits()).program);
+        let fits = backend.fits(&self.program(1, backend.traits(self.precision)).program);
         if fits { Ok(()) } else { Err(too_large(backend, self.sizes)) }
     }
 
@@ -89,12 +90,12 @@ impl Product {
         (SETS_WORDS / (m * k + k * n)).clamp(1, MOST_SETS)
     }
 
-    fn record(&self, [a, b]: [View; 2], c: View, traits: Traits) -> Dispatch {
+    fn record(&self, r: &mut Recorder, [a, b]: [View; 2], c: View) {
         let [m, k, n] = self.sizes;
         let a = if self.layout.transposes_a() { Matrix::new(a, m).transposed() } else { Matrix::new(a, k) };
         let b = if self.layout.transposes_b() { Matrix::new(b, k).transposed() } else { Matrix::new(b, n) };
         let pass = if self.layout == ProductLayout::Nn { Pass::Forward } else { Pass::Backward };
-        Gemm::new(pass, self.sizes, a, b, Matrix::new(c, n)).record(&traits)
+        r.multiply(&Gemm::new(pass, self.sizes, a, b, Matrix::new(c, n)));
     }
 
     fn program(&self, sets: usize, traits: Traits) -> ProductProgram {
@@ -104,9 +105,11 @@ impl Product {
         let operands: Vec<[View; 2]> =
             (0..sets).map(|set| [add(&format!("a.{set}"), m * k), add(&format!("b.{set}"), k * n)]).collect();
         let c = add("c", m * n);
+        let partials = add("partials", 1).buffer;
         let mut record = |calls: usize| {
-            let dispatches = (0..calls).map(|call| self.record(operands[call % sets], c, traits)).collect();
-            (calls, program.add_recording(&format!("{calls} products"), dispatches))
+            let mut r = Recorder::new(traits, Some(partials));
+            (0..calls).for_each(|call| self.record(&mut r, operands[call % sets], c));
+            (calls, r.finish(&mut program, &format!("{calls} products")))
         };
         let recordings = CALLS.into_iter().map(&mut record).collect();
         ProductProgram { program, operands, c, recordings }
@@ -114,7 +117,7 @@ impl Product {
 
     /// Takes the product's memory and fills it.
     pub fn load(self, backend: &Backend) -> Result<LoadedProduct> {
-        let traits = backend.traits();
+        let traits = backend.traits(self.precision);
         let many = self.program(self.sets(), traits);
         let parts = if backend.fits(&many.program) { many } else { self.program(1, traits) };
         let mut loaded = Loaded::load(backend, parts.program.clone())?;

@@ -49,6 +49,12 @@ impl Tiling {
         Tiling::Shared { row_quads, column_quads }
     }
 
+    /// True if even the smallest shared tiles of this product are too few to keep a device busy.
+    pub fn leaves_device_idle(problem: &Problem) -> bool {
+        let [x, y, z] = Tiling::Shared { row_quads: 1, column_quads: 1 }.workgroups(problem);
+        x * y * z < BUSY_WORKGROUPS / 2
+    }
+
     /// Rows and columns of a workgroup's tile.
     fn tile(self) -> (usize, usize) {
         match self {

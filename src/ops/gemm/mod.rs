@@ -1,6 +1,7 @@
 //! The matrix product: how the model asks for one, which kernel does it, and the kernels' CPU twins.
 
 mod band;
+mod blocks;
 mod interface;
 mod pack;
 mod problem;
@@ -9,6 +10,7 @@ mod tests;
 mod tile;
 mod twin;
 
+pub use blocks::{Split, gemm_finish};
 pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words};
 pub use problem::{Causal, Layout, Problem};
 pub use twin::{Operands, multiply};
