@@ -189,10 +189,8 @@ def describe(arguments):
     if arguments.device == "cuda":
         torch_device = f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}"
     print(f"PyTorch {torch.__version__}, {torch_device}")
-    done = subprocess.run(
-        [arguments.hlx, "bench-gemm", "8", "8", "8", "--device", arguments.hlx_device, "--precision", "exact"],
-        capture_output=True, text=True,
-    )
+    words = ["bench-gemm", "8", "8", "8", "--precision", "exact", "--device", arguments.hlx_device]
+    done = subprocess.run([arguments.hlx, *words], capture_output=True, text=True)
     print(f"hlx {done.stderr.strip()}, {time.strftime('%Y-%m-%d')}", flush=True)
     return {"torch": torch.__version__, "torch_device": torch_device, "hlx": done.stderr.strip()}
 
