@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::backend::Backend;
 use super::measure::kernels::KernelGroup;
 use super::measure::peaks::{Peaks, is_gpu};
-use super::measure::precisions;
 use super::measure::steps::{StepsMeasured, StepsQuestion};
 use super::{print, print_json};
 use crate::cli::BenchArgs;
@@ -16,7 +15,7 @@ use crate::report::{format, say};
 pub fn run(args: &BenchArgs) -> Result<()> {
     let chosen = Backend::open(&args.device, args.precision.unwrap_or_default())?;
     let backend = &chosen.backend;
-    let precisions = precisions(backend, args.precision);
+    let precisions = args.precision.map_or_else(|| backend.offered(), |one| vec![one]);
     let questions = questions(args, backend, &precisions)?;
     let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
     say(format_args!("on {} ({}){why}", backend.name(), backend.driver()));

@@ -5,7 +5,6 @@ use serde_json::json;
 use super::backend::Backend;
 use super::measure::error::ProductError;
 use super::measure::peaks::is_gpu;
-use super::measure::precisions;
 use super::measure::product::{Product, ProductTime};
 use super::{print, print_json};
 use crate::cli::BenchGemmArgs;
@@ -52,7 +51,7 @@ pub fn run(args: &BenchGemmArgs) -> Result<()> {
         _ if is_gpu(backend) => GPU_TABLE.to_vec(),
         _ => TABLE.to_vec(),
     };
-    let precisions = precisions(backend, args.precision);
+    let precisions = args.precision.map_or_else(|| backend.offered(), |one| vec![one]);
     let layout = args.layout;
     let product = |sizes, precision| Product { precision, sizes, layout };
     let products: Vec<Product> =

@@ -31,6 +31,7 @@ mod record;
 mod replay;
 mod selection;
 mod simulation;
+mod statistics;
 mod submit_log;
 mod timeline;
 mod timestamps;

@@ -7,15 +7,6 @@ pub mod peaks;
 pub mod product;
 pub mod steps;
 
-use super::backend::Backend;
-use crate::config::Precision;
-
-/// The precision asked for, or each that the device offers.
-pub fn precisions(backend: &Backend, asked: Option<Precision>) -> Vec<Precision> {
-    let offered = Precision::ALL.iter().copied().filter(|&precision| backend.lacks(precision).is_none());
-    asked.map_or_else(|| offered.collect(), |one| vec![one])
-}
-
 /// The median: the mean of the middle two, if there is an even number of values.
 pub fn median(values: &[f64]) -> f64 {
     assert!(!values.is_empty(), "at least one value");

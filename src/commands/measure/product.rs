@@ -90,12 +90,12 @@ impl Product {
         (SETS_WORDS / (m * k + k * n)).clamp(1, MOST_SETS)
     }
 
-    fn record(&self, r: &mut Recorder, [a, b]: [View; 2], c: View) {
+    fn gemm(&self, [a, b]: [View; 2], c: View) -> Gemm {
         let [m, k, n] = self.sizes;
         let a = if self.layout.transposes_a() { Matrix::new(a, m).transposed() } else { Matrix::new(a, k) };
         let b = if self.layout.transposes_b() { Matrix::new(b, k).transposed() } else { Matrix::new(b, n) };
         let pass = if self.layout == ProductLayout::Nn { Pass::Forward } else { Pass::Backward };
-        r.multiply(&Gemm::new(pass, self.sizes, a, b, Matrix::new(c, n)));
+        Gemm::new(pass, self.sizes, a, b, Matrix::new(c, n))
     }
 
     fn program(&self, sets: usize, traits: Traits) -> ProductProgram {
@@ -108,7 +108,7 @@ impl Product {
         let partials = add("partials", 1).buffer;
         let mut record = |calls: usize| {
             let mut r = Recorder::new(traits, Some(partials));
-            (0..calls).for_each(|call| self.record(&mut r, operands[call % sets], c));
+            (0..calls).for_each(|call| r.multiply(&self.gemm(operands[call % sets], c)));
             (calls, r.finish(&mut program, &format!("{calls} products")))
         };
         let recordings = CALLS.into_iter().map(&mut record).collect();
