@@ -106,9 +106,15 @@ impl Product {
             (0..sets).map(|set| [add(&format!("a.{set}"), m * k), add(&format!("b.{set}"), k * n)]).collect();
         let c = add("c", m * n);
         let partials = add("partials", 1).buffer;
-        let mut record = |calls: usize| {
+        // A recorder each, so that all use the same words for partial sums and none runs beside another.
+        let one = |call: usize| {
             let mut r = Recorder::new(traits, Some(partials));
-            (0..calls).for_each(|call| r.multiply(&self.gemm(operands[call % sets], c)));
+            r.multiply(&self.gemm(operands[call % sets], c));
+            r
+        };
+        let mut record = |calls: usize| {
+            let mut r = one(0);
+            r.dispatches.extend((1..calls).flat_map(|call| one(call).dispatches));
             (calls, r.finish(&mut program, &format!("{calls} products")))
         };
         let recordings = CALLS.into_iter().map(&mut record).collect();
