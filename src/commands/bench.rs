@@ -1,4 +1,4 @@
-//! `hlx bench`: whole training steps, and the kernels they are made of, beside what the device can do at best.
+//! `hlx bench`: whole training steps and their kernels, beside what the device can do at best.
 
 use serde_json::{Value, json};
 
@@ -78,8 +78,8 @@ fn questions(args: &BenchArgs, backend: &Backend, precisions: &[Precision]) -> R
     Ok(questions)
 }
 
-const HEADER: &str = "model    precision  batch  context   vocab     step ms   tokens/s    GFLOP/s  of peak    \
-                      busy      memory\n";
+const HEADER: &str = "model    precision  batch  context   vocab     step ms   tokens/s    \
+                      GFLOP/s  of peak    busy      memory\n";
 
 fn row(question: &StepsQuestion, m: &StepsMeasured, peak: Option<f64>) -> String {
     format!(

@@ -66,7 +66,7 @@ impl Peaks {
             self.products.iter().map(|(of, gflops)| format!("{gflops:.0} GFLOP/s {of}")).collect();
         let side = self.side;
         format!(
-            "measured peaks: memory {:.0} GB/s (copy {:.0}, kernel {:.0}); product {side} x {side} x {side} {}",
+            "measured peaks: memory {:.0} GB/s (copy {:.0}, kernel {:.0}); product {side}^3 {}",
             self.memory_gb_s(),
             self.copy_gb_s,
             self.stream_gb_s,
@@ -75,7 +75,9 @@ impl Peaks {
     }
 
     pub fn json(&self) -> Value {
-        let product = |(precision, gflops): &(Precision, f64)| json!({ "precision": precision.name(), "n": self.side, "gflops": gflops });
+        let side = self.side;
+        let product =
+            |(of, gflops): &(Precision, f64)| json!({ "precision": of, "n": side, "gflops": gflops });
         json!({
             "memory_gb_s": self.memory_gb_s(),
             "copy_gb_s": self.copy_gb_s,
