@@ -90,7 +90,9 @@ class Hlx:
     def product(self, size, layout, precision):
         words = ["bench-gemm", *size.split("x"), "--layout", layout, "--precision", precision]
         row = self.run(*words)[0]
-        return row["ms"], f"error {row['frobenius_error']:.1e}"
+        packing = row["packing_ms"]
+        note = f", packing apart {packing * 1e3:.1f} us" if packing is not None else ""
+        return row["ms"], f"error {row['frobenius_error']:.1e}{note}"
 
     def training(self, model, batch, vocabulary, precision):
         row = self.steps(model, batch, vocabulary, precision)

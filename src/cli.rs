@@ -198,12 +198,13 @@ pub struct BenchGemmArgs {
 
 const BENCH_GEMM_JSON: &str = "\
 The time is the median over batches on a warm device, by its own clock; a batch goes through several pairs \
-of random operands, so that they do not stay in a cache. Errors are against an f64 product: of every element \
-up to 134 million multiplications, else of at least 2,000 drawn from all parts of the result.
+of random operands, so that they do not stay in a cache. Where a precision packs its factors into 16 bits, \
+they are packed before, and packing one pair is timed apart. Errors are against an f64 product: of every \
+element up to 134 million multiplications, else of at least 2,000 drawn from all parts of the result.
 
-JSON keys, a list of: device, precision, layout, m, k, n, ms, fastest_ms, batches, products_per_batch, \
-operand_sets, gflops, max_relative_error (over the root mean square), frobenius_error (the norm of the \
-errors over that of the product), checked_elements.";
+JSON keys, a list of: device, precision, layout, m, k, n, ms, fastest_ms, packing_ms (null if nothing is \
+packed), batches, products_per_batch, operand_sets, gflops, max_relative_error (over the root mean square), \
+frobenius_error (the norm of the errors over that of the product), checked_elements.";
 
 /// `hlx verify`.
 #[derive(Args, Debug)]
