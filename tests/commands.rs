@@ -11,7 +11,7 @@ const TRAIN_KEYS: [&str; 6] =
     ["checkpoint", "digest", "steps", "tokens_per_second", "train_loss", "val_loss"];
 const EVAL_KEYS: [&str; 4] = ["bits_per_character", "loss", "perplexity", "tokens"];
 const VERIFY_KEYS: [&str; 6] = ["devices", "digest", "first_difference", "identical", "runs", "steps"];
-const GEMM_KEYS: [&str; 15] = [
+const GEMM_KEYS: [&str; 16] = [
     "batches",
     "checked_elements",
     "device",
@@ -25,6 +25,7 @@ const GEMM_KEYS: [&str; 15] = [
     "ms",
     "n",
     "operand_sets",
+    "packing_ms",
     "precision",
     "products_per_batch",
 ];
@@ -219,7 +220,7 @@ fn verify_finds_the_same_bits() {
 
 #[test]
 fn bench_gemm_measures() {
-    let list = Place::new().hlx("bench-gemm 33 8 5 --device cpu --json").json();
+    let list = Place::new().hlx("bench-gemm 33 8 5 --device cpu --precision exact --json").json();
     let [row] = list.as_array().expect("a list").as_slice() else { panic!("one precision: {list}") };
     assert_eq!(keys(row), GEMM_KEYS);
     assert_eq!([&row["m"], &row["k"], &row["n"]], [33, 8, 5]);
