@@ -122,6 +122,7 @@ impl Origin {
             say(format_args!("there is nothing to resume in {there}: starting a new run there"));
             return Ok(Origin { folder: Some(folder), lock, ..Origin::new(given)? });
         };
+        folder.finish_save()?;
         let saved = match folder.config_file() {
             file if file.exists() => TrainOptions::load("--resume", &file)?,
             _ => TrainOptions::default(),
