@@ -55,6 +55,8 @@ fn checkpoint(step: u64) -> Checkpoint {
             precision: Precision::Exact,
             digest: "d".into(),
             training_hash: "t".into(),
+            unbroken_since: 0,
+            init_digest: None,
             corpus_hash: "c".into(),
             train_loss: 0.1 + 0.2,
             val_loss: None,

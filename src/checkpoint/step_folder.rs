@@ -58,6 +58,14 @@ pub struct RunState {
     pub digest: String,
     /// [`crate::config::TrainConfig::training_hash`] of the run.
     pub training_hash: String,
+    /// The step from which on the run has had this `training_hash` and `kernels_hash`: 0, or where it was
+    /// resumed with others.
+    #[serde(default)]
+    pub unbroken_since: u64,
+    /// [`crate::train::digest::digest`] of the state that the run started from, if that was the weights of
+    /// `--init-from`.
+    #[serde(default)]
+    pub init_digest: Option<String>,
     /// BLAKE3 of the training tokens.
     pub corpus_hash: String,
     /// Loss of the last step, in nats per token.
