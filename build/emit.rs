@@ -216,6 +216,11 @@ pub fn twins_rs(kernels: &[Kernel]) -> String {
     rust += "pub fn run(dispatch: &Dispatch, mut slices: Slices<'_>) {\n    match dispatch.kernel {\n";
     for kernel in kernels {
         let stem = &kernel.stem;
+        if !kernel.exact {
+            let message = format!("kernel {stem} has no CPU twin");
+            rust += &format!("        Kernel::{} => panic!(\"{message}\"),\n", variant(kernel));
+            continue;
+        }
         rust += &format!("        Kernel::{} => twin::{stem}(kernels::{stem}::Args {{\n", variant(kernel));
         for (field, kind, source) in
             [("push", "Push", "from_bytes"), ("specialization", "Specialization", "from_words")]

@@ -9,7 +9,8 @@ mod model;
 mod options;
 mod train;
 
-pub use choices::{DeviceChoice, Precision, ResumeFrom};
+pub use crate::precision::Precision;
+pub use choices::{DeviceChoice, ProductLayout, ResumeFrom};
 pub use model::{ModelConfig, Preset};
 pub use options::TrainOptions;
 pub use train::{CheckpointEvery, Length, TrainConfig};

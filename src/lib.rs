@@ -23,6 +23,7 @@ pub mod ops;
 
 pub mod exact;
 pub mod kernels;
+pub mod precision;
 pub mod recording;
 
 pub mod cpu;

@@ -4,8 +4,11 @@
 //! allocates its buffers once and replays its recordings. Sizes and offsets are counted in 32-bit words,
 //! because every tensor element, token and counter in hlx is one word.
 
+use serde::Serialize;
+
 use crate::error::Result;
 use crate::kernels::Kernel;
+use crate::precision::Precision;
 
 /// Views start at multiples of this many words: 256 bytes, the largest
 /// `minStorageBufferOffsetAlignment` that Vulkan allows a device to ask for.
@@ -173,6 +176,12 @@ impl Program {
         View { buffer, offset: 0, words }
     }
 
+    /// Makes a buffer longer, before anything is loaded: for one whose length only recording tells.
+    pub fn lengthen(&mut self, buffer: BufferId, words: usize) {
+        let spec = &mut self.buffers[buffer.0 as usize];
+        spec.words = spec.words.max(words);
+    }
+
     /// Adds a recording.
     pub fn add_recording(&mut self, name: &str, dispatches: Vec<Dispatch>) -> RecordingId {
         self.recordings.push(Recording { name: name.to_owned(), dispatches });
@@ -195,16 +204,57 @@ impl Program {
     }
 }
 
-/// What a recording may know of the device it is made for. It chooses between kernels and tile
-/// shapes that give the same bits; it never changes a result in `exact` precision.
+/// What a recording may know of the precision asked for and of the device it is made for. In `exact`
+/// precision the device chooses between kernels and tile shapes that give the same bits; it never changes
+/// a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traits {
+    /// What the results are held to.
+    pub precision: Precision,
     /// Workgroup shared memory and barriers are fast (a GPU). False on a CPU-type device, where
     /// one invocation should compute a whole tile alone.
     pub fast_shared_memory: bool,
     /// The longest view that a dispatch can bind. What works on a whole arena is dispatched in pieces of
     /// at most this length, cut where no sum is.
     pub max_view_words: usize,
+    /// The device's matrix units, if hlx has kernels for them.
+    pub matrix_units: Option<MatrixUnits>,
+}
+
+impl Traits {
+    /// What asks nothing of a device: `exact`, one invocation a tile, no limit.
+    pub const PLAIN: Traits = Traits {
+        precision: Precision::Exact,
+        fast_shared_memory: false,
+        max_view_words: usize::MAX,
+        matrix_units: None,
+    };
+
+    /// True if kernels outside the exact contract are to be taken. Where shared memory is slow, none is faster
+    /// than the exact ones.
+    pub fn wants_fast_kernels(&self) -> bool {
+        self.precision != Precision::Exact && self.fast_shared_memory
+    }
+}
+
+/// Units that multiply small matrices: 16-bit factors, 32-bit sums (`VK_KHR_cooperative_matrix`, 16 x 16 x
+/// 16 a subgroup).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MatrixUnits {
+    /// The factors' type.
+    pub factor: Factor,
+    /// Whole workgroups may share a matrix (`VK_NV_cooperative_matrix2`).
+    pub workgroup_scope: bool,
+}
+
+/// A 16-bit float type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Factor {
+    /// 8 bits of exponent, 8 of significand: the range of f32.
+    Bf16,
+    /// 5 bits of exponent, 11 of significand.
+    F16,
 }
 
 /// Names one submit, in the order they were made, from 1.

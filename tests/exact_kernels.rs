@@ -101,7 +101,7 @@ fn narrow_grid(dispatch: &mut hlx::recording::Dispatch) {
 fn check(device: &Arc<Device>, what: &str, build: impl Fn(&mut Case, &mut Recorder)) {
     let make = |fast_shared_memory: bool| {
         let mut case = Case { program: Program::default(), fills: Vec::new() };
-        let mut recorder = Recorder::new(Traits { fast_shared_memory, ..device.traits() });
+        let mut recorder = Recorder::new(Traits { fast_shared_memory, ..device.traits() }, None);
         build(&mut case, &mut recorder);
         case.program.add_recording("case", recorder.dispatches);
         case
@@ -333,7 +333,7 @@ fn spoiled_update(traits: Traits, factor: f32) -> Case {
     let schedule = case.add(3, Fill::Words(adam::schedule_words(17, 1e-3, 0.9, 0.99, 0.1).to_vec()));
     let factor = case.add(1, Fill::Words(vec![factor.to_bits()]));
     let spoiled = case.add(1, Fill::Words(vec![adam::NONE_SPOILED]));
-    let mut recorder = Recorder::new(traits);
+    let mut recorder = Recorder::new(traits, None);
     let update = adam::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay_params: 320 };
     update.update(&mut recorder, params, grads, m, v, schedule, factor, spoiled);
     case.program.add_recording("case", recorder.dispatches);

@@ -45,7 +45,7 @@ void multiply_cut_tile(uint row, uint column, uint a_start, uint b_start, uint c
                 }
                 total += sum;
             }
-            RESULT[c_start + i * push.ldc + j] = snap(total + BIAS(j));
+            RESULT[c_start + i * push.ldc + j] = finished(total, j);
         }
     }
 }
@@ -135,10 +135,9 @@ void multiply_whole_tile(uint row, uint column, uint a_start, uint b_start, uint
     }
     for (uint v = 0; v < QUADS; ++v) {
         uint j = column + 4 * v;
-        vec4 bias = vec4(BIAS(j), BIAS(j + 1), BIAS(j + 2), BIAS(j + 3));
         for (uint i = 0; i < ROWS; ++i) {
-            vec4 x = total[i * QUADS + v] + bias;
-            vec4 result = vec4(snap(x.x), snap(x.y), snap(x.z), snap(x.w));
+            vec4 x = total[i * QUADS + v];
+            vec4 result = vec4(finished(x.x, j), finished(x.y, j + 1), finished(x.z, j + 2), finished(x.w, j + 3));
             uint at = c_start + (row + i) * push.ldc + j;
             if (WIDE_C != 0) {
                 RESULT_VEC4[at / 4] = result;

@@ -21,16 +21,20 @@ layout(push_constant) uniform Push {
     uint b_inner;
     uint c_outer;
     uint c_inner;
-    uint causal; // one of the four below
+    uint causal; // one of the five below
     uint a_first; // the first element
     uint b_first;
     uint c_first;
+#ifdef FREE_BLOCKS
+    uint block_terms; // terms of a block, where it is not the contract's
+#endif
 } push;
 
 const uint CAUSAL_NONE = 0;
 const uint CAUSAL_LOWER_C = 1; // only columns <= row are wanted; whatever stands above is never read
 const uint CAUSAL_LOWER_A = 2; // op(A)[i, p] is a stored zero for p > i
 const uint CAUSAL_UPPER_A = 3; // op(A)[i, p] is a stored zero for p < i
+const uint CAUSAL_BLOCKS = 4;  // batch z sums block z of the terms alone, and its sum is stored as it is
 
 layout(constant_id = 0) const uint TRANS_A = 0; // A is stored [k, m], else [m, k]
 layout(constant_id = 1) const uint TRANS_B = 0; // B is stored [n, k], else [k, n]
@@ -39,7 +43,11 @@ layout(constant_id = 2) const uint WIDE_A = 0;
 layout(constant_id = 3) const uint WIDE_B = 0;
 layout(constant_id = 4) const uint WIDE_C = 0;
 
+#ifdef FREE_BLOCKS
+#define K_BLOCK push.block_terms
+#else
 const uint K_BLOCK = 256;
+#endif
 
 // First element of this workgroup's batch.
 uint batch_start(uint first, uint outer, uint inner) {
@@ -48,11 +56,23 @@ uint batch_start(uint first, uint outer, uint inner) {
 
 // The terms that the sums of the rows first <= i < end need.
 uint first_term(uint first) {
+    if (push.causal == CAUSAL_BLOCKS) {
+        return gl_WorkGroupID.z * K_BLOCK;
+    }
     return push.causal == CAUSAL_UPPER_A ? first : 0;
 }
 
 uint end_of_terms(uint end) {
+    if (push.causal == CAUSAL_BLOCKS) {
+        uint block_end = (gl_WorkGroupID.z + 1) * K_BLOCK;
+        return block_end < push.k ? block_end : push.k;
+    }
     return push.causal == CAUSAL_LOWER_A && end < push.k ? end : push.k;
+}
+
+// An element of C from the sum of its terms. gemm_finish finishes what is summed block by block.
+float finished(float total, uint column) {
+    return push.causal == CAUSAL_BLOCKS ? total : snap(total + BIAS(column));
 }
 
 // True if no element of rows before end and columns from column on is wanted.

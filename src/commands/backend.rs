@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{DeviceChoice, ModelConfig};
+use crate::config::{DeviceChoice, ModelConfig, Precision};
 use crate::cpu::CpuExecutor;
 use crate::error::{Error, Result};
 use crate::model::parameters::parameter_count;
@@ -27,17 +27,35 @@ pub struct Chosen {
 }
 
 impl Backend {
-    /// Opens what `--device` asks for.
+    /// Opens what `--device` asks for, if it offers `precision`.
     ///
     /// `auto` takes the best GPU that keeps the exact contract, else the CPU executor: it gives the
     /// same bits as software Vulkan, faster.
-    pub fn open(choice: &DeviceChoice) -> Result<Chosen> {
-        match choice {
-            DeviceChoice::Cpu => Ok(Chosen { backend: Backend::Cpu, why: None }),
-            DeviceChoice::Index(index) => Backend::open_vulkan(&Selection::Index(*index)),
-            DeviceChoice::Name(name) => Backend::open_vulkan(&Selection::Name(name.clone())),
-            DeviceChoice::Auto => Backend::open_best(),
+    pub fn open(choice: &DeviceChoice, precision: Precision) -> Result<Chosen> {
+        let chosen = match choice {
+            DeviceChoice::Cpu => Chosen { backend: Backend::Cpu, why: None },
+            DeviceChoice::Index(index) => Backend::open_vulkan(&Selection::Index(*index))?,
+            DeviceChoice::Name(name) => Backend::open_vulkan(&Selection::Name(name.clone()))?,
+            DeviceChoice::Auto => Backend::open_best()?,
+        };
+        match chosen.backend.lacks(precision) {
+            None => Ok(chosen),
+            Some(reason) => Err(Error::NoDevice(format!(
+                "{} does not offer --precision {precision}: {reason}. Take --precision f32 or exact, or another \
+                 --device",
+                chosen.backend.name()
+            ))),
         }
+    }
+
+    /// Why this backend does not offer a precision, if so.
+    ///
+    /// The CPU executor, and software Vulkan, calculate `f32` as they do `exact`: nothing else is faster there.
+    pub fn lacks(&self, precision: Precision) -> Option<String> {
+        let units = self.traits(precision).matrix_units;
+        (precision == Precision::Mixed && units.is_none()).then(|| {
+            "it has no matrix units that hlx can use (VK_KHR_cooperative_matrix, 16-bit factors)".into()
+        })
     }
 
     fn open_vulkan(selection: &Selection) -> Result<Chosen> {
@@ -81,11 +99,18 @@ impl Backend {
         }
     }
 
-    pub fn traits(&self) -> Traits {
-        match self {
+    /// The precisions that it offers.
+    pub fn offered(&self) -> Vec<Precision> {
+        Precision::ALL.iter().copied().filter(|&precision| self.lacks(precision).is_none()).collect()
+    }
+
+    /// What a program of this precision may know of it.
+    pub fn traits(&self, precision: Precision) -> Traits {
+        let traits = match self {
             Backend::Cpu => CpuExecutor::TRAITS,
             Backend::Vulkan(device) => device.traits(),
-        }
+        };
+        Traits { precision, ..traits }
     }
 
     /// Bytes that a program may take, if the system says.
@@ -313,7 +338,8 @@ mod tests {
         let config = TrainConfig::resolve(options, None).unwrap();
         let shape = step_shape(&config, 65);
         let program = |batch_size| {
-            TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, backend.traits()).program
+            TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, backend.traits(Precision::Exact))
+                .program
         };
         let plan = |batch_size| plan(&backend, &shape.model, batch_size, "", 0, program);
         // The widest tensor, [B*64, 512], is just a mebibyte for 8 windows; the arena is cut into pieces.

@@ -8,6 +8,7 @@ use super::backend::{self, Backend, COPIES_TO_EVALUATE};
 use super::{check_output, generate, print, print_json};
 use crate::checkpoint::replace_file;
 use crate::cli::EvalArgs;
+use crate::config::Precision;
 use crate::data::{Corpus, EvaluationWindows};
 use crate::error::{Error, Result};
 use crate::report::format;
@@ -21,10 +22,11 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let corpus = Corpus::read(&args.corpus)?;
     let tokens = tokenizer.encode_corpus(&corpus)?;
     let windows = EvaluationWindows::new(tokens.len(), model.config.context, &corpus.name)?;
-    let chosen = Backend::open(&args.device)?;
+    let chosen = Backend::open(&args.device, Precision::Exact)?;
     let (backend, batch_size) = (&chosen.backend, args.batch_size as usize);
     let copies = COPIES_TO_EVALUATE;
-    let program = |batch_size| InferenceProgram::new(&model.config, batch_size, backend.traits());
+    let program =
+        |batch_size| InferenceProgram::new(&model.config, batch_size, backend.traits(Precision::Exact));
     let plan = backend::plan(backend, &model.config, batch_size, "", copies, |batch_size| {
         program(batch_size).program
     })?;

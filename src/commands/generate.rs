@@ -6,7 +6,7 @@ use super::backend::{Backend, check_addressable};
 use super::print;
 use crate::checkpoint::{find_model_folder, read_model, read_tokenizer};
 use crate::cli::GenerateArgs;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Precision};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -20,7 +20,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Some(text) => Prompt::from_text(text, &tokenizer)?,
         None => Prompt::start(&tokenizer),
     };
-    let chosen = Backend::open(&args.device)?;
+    let chosen = Backend::open(&args.device, Precision::Exact)?;
     tracing::info!("generating on {}", chosen.backend.name());
     let mut inference = load(&chosen.backend, &model.config, &model.tensors)?;
     let sampler = Sampler {
@@ -78,7 +78,7 @@ pub fn open(flag: &str, path: &Path) -> Result<(ModelState, Tokenizer)> {
 /// Loads a model to predict one token after another.
 pub fn load(backend: &Backend, model: &ModelConfig, params: &[Vec<f32>]) -> Result<Inference> {
     check_addressable(model)?;
-    let program = InferenceProgram::new(model, 1, backend.traits());
+    let program = InferenceProgram::new(model, 1, backend.traits(Precision::Exact));
     if !backend.fits(&program.program) {
         return Err(Error::Usage(format!(
             "the model does not fit {}: give another --device",

@@ -42,13 +42,13 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         RunFolder::for_new_run(config)?;
     }
 
-    let chosen = Backend::open(&config.device)?;
+    let chosen = Backend::open(&config.device, config.precision)?;
     let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
     say(format_args!("training on {} ({}){why}", chosen.backend.name(), chosen.backend.driver()));
     let mut backend = chosen.backend;
     let first = load(&backend, config, &model);
     let mut reopen = || {
-        backend = Backend::open(&config.device)?.backend;
+        backend = Backend::open(&config.device, config.precision)?.backend;
         load(&backend, config, &model)
     };
     let session = recover::load(first, &mut reopen)?;
@@ -224,7 +224,7 @@ fn check_length(config: &TrainConfig, data: &Dataset, resumed: Option<&Checkpoin
 /// Plans the memory, prints the plan, and takes the memory.
 fn load(backend: &Backend, config: &TrainConfig, model: &ModelConfig) -> Result<Session> {
     let shape = step_shape(config, model.vocab_size);
-    let traits = backend.traits();
+    let traits = backend.traits(config.precision);
     let program = |batch_size| TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, traits).program;
     let hint = " (--grad-accum makes up for it)";
     say(backend::plan(backend, model, config.batch_size, hint, COPIES_TO_TRAIN, program)?);

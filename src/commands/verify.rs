@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::backend::{self, Backend, COPIES_TO_VERIFY};
 use super::{check_output, print_if_read, verify_checkpoint};
 use crate::cli::VerifyArgs;
-use crate::config::{TrainConfig, TrainOptions};
+use crate::config::{Precision, TrainConfig, TrainOptions};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::train::init::{initial_parameters, initial_state};
@@ -29,13 +29,14 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     if let (Some(against), Some(path)) = (&against, &args.against) {
         check_same(against, &config, path)?;
     }
+    check_one_device(args, config.precision)?;
     let data = Dataset::load(&config, None)?;
     let model = config.model_config(data.tokenizer.vocab_size());
     let initial = initial_state(initial_parameters(&model, config.seed));
     let mut trainers = Vec::new();
     let mut backends = Vec::new();
     for choice in args.devices() {
-        let backend = Backend::open(&choice)?.backend;
+        let backend = Backend::open(&choice, config.precision)?.backend;
         trainers.push(trainer(&backend, &config, &data, &initial)?);
         backends.push(backend);
     }
@@ -100,6 +101,16 @@ fn check_same(against: &Recorded, config: &TrainConfig, path: &Path) -> Result<(
     Ok(())
 }
 
+/// Only `exact` gives the same bits on different devices.
+fn check_one_device(args: &VerifyArgs, precision: Precision) -> Result<()> {
+    if precision == Precision::Exact || args.devices().len() <= 1 {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "--devices: {precision} promises the same bits on one device only: give one, or --precision exact"
+    )))
+}
+
 /// A configuration's options without its paths, which mean nothing elsewhere.
 fn portable(config: &TrainConfig) -> TrainOptions {
     TrainOptions { corpus: None, device: None, out: None, ..config.to_options() }
@@ -120,7 +131,7 @@ pub fn trainer<'a>(
 ) -> Result<Trainer<'a>> {
     let shape = step_shape(config, data.tokenizer.vocab_size());
     let feed = feed(config, data)?;
-    let traits = backend.traits();
+    let traits = backend.traits(config.precision);
     let program = |batch_size| TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, traits).program;
     let plan = backend::plan(backend, &shape.model, config.batch_size, "", COPIES_TO_VERIFY, program)?;
     tracing::info!("{plan}");

@@ -34,7 +34,7 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
         )));
     }
     let (initial, links) = start(&folder, &checkpoint, &config, &data)?;
-    let backend = Backend::open(&args.device)?.backend;
+    let backend = Backend::open(&args.device, config.precision)?.backend;
     let mut trainer = trainer(&backend, &config, &data, &initial)?;
     let steps = checkpoint.state.step;
     let again = steps - initial.step;

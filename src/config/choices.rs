@@ -1,4 +1,4 @@
-//! The small closed choices of the command line: device, precision, where to resume from.
+//! The small closed choices of the command line: device, where to resume from.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -61,53 +61,54 @@ impl From<DeviceChoice> for String {
     }
 }
 
-/// What the arithmetic promises.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "&'static str")]
-pub enum Precision {
-    /// The same bits on every device.
+/// Which operands of a product are stored transposed: a model's layers have all three.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProductLayout {
+    /// A B, as a layer goes forward.
     #[default]
-    Exact,
+    Nn,
+    /// A B^T, as gradients go back through a layer.
+    Nt,
+    /// A^T B, as the gradient of a layer's weights.
+    Tn,
 }
 
-impl Precision {
-    /// Every precision there is.
-    pub const ALL: &'static [Precision] = &[Precision::Exact];
+impl ProductLayout {
+    /// Every layout there is.
+    pub const ALL: &'static [ProductLayout] = &[ProductLayout::Nn, ProductLayout::Nt, ProductLayout::Tn];
 
     /// As it is typed.
     pub fn name(self) -> &'static str {
         match self {
-            Precision::Exact => "exact",
+            ProductLayout::Nn => "nn",
+            ProductLayout::Nt => "nt",
+            ProductLayout::Tn => "tn",
         }
+    }
+
+    /// A is stored `[k,m]`.
+    pub fn transposes_a(self) -> bool {
+        self == ProductLayout::Tn
+    }
+
+    /// B is stored `[n,k]`.
+    pub fn transposes_b(self) -> bool {
+        self == ProductLayout::Nt
     }
 }
 
-impl FromStr for Precision {
+impl FromStr for ProductLayout {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Precision::ALL.iter().copied().find(|p| p.name() == text).ok_or_else(|| {
-            let names: Vec<_> = Precision::ALL.iter().map(|p| p.name()).collect();
-            format!("there is no precision `{text}`; choose from: {}", names.join(", "))
+        ProductLayout::ALL.iter().copied().find(|layout| layout.name() == text).ok_or_else(|| {
+            let names: Vec<_> = ProductLayout::ALL.iter().map(|layout| layout.name()).collect();
+            format!("there is no layout `{text}`; choose from: {}", names.join(", "))
         })
     }
 }
 
-impl TryFrom<String> for Precision {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Precision> for &'static str {
-    fn from(precision: Precision) -> &'static str {
-        precision.name()
-    }
-}
-
-impl fmt::Display for Precision {
+impl fmt::Display for ProductLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

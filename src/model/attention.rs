@@ -87,7 +87,7 @@ impl Attention {
     ) {
         let (batch_outer, batch_inner) = (self.shape.batch, self.shape.n_head);
         let product = Gemm { batch_outer, batch_inner, causal, ..Gemm::new(pass, sizes, a, b, c) };
-        r.add(product.record(&r.traits));
+        r.multiply(&product);
     }
 
     /// output `[B,T,C]` from input `[B,T,C]`.

@@ -11,7 +11,7 @@ use crate::ops::dropout::Dropout;
 use crate::ops::gemm::{Gemm, Matrix, Pass};
 use crate::ops::softmax::AttentionShape;
 use crate::ops::{Recorder, cross_entropy, embedding};
-use crate::recording::{Group, Program, Residence, View};
+use crate::recording::{BufferId, Group, Program, Residence, Traits, View};
 
 /// What a model is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Gpt {
     pub params: View,
     /// `[N,V]`
     pub logits: View,
+    /// Partial sums of products that are cut into blocks; as long as the recordings need.
+    products: BufferId,
     ln_f: Norm,
     training: Layers,
     inference: Layers,
@@ -135,6 +137,7 @@ impl Gpt {
         let params = program.add_buffer("parameters", arena.words, Group::Parameters, Residence::Device);
         let activations = Activations::allocate(program, config, shape, purpose, probability > 0.0);
         let logits = device(program, "logits", batch * config.context * config.vocab_size);
+        let products = program.add_buffer("products", 1, Group::Scratch, Residence::Device).buffer;
         Gpt {
             config: config.clone(),
             batch,
@@ -144,8 +147,14 @@ impl Gpt {
             arena,
             params,
             logits,
+            products,
             activations,
         }
+    }
+
+    /// A recorder for passes of this model.
+    pub fn recorder(&self, traits: Traits) -> Recorder {
+        Recorder::new(traits, Some(self.products))
     }
 
     /// Positions of a batch, N.
@@ -179,7 +188,7 @@ impl Gpt {
             Matrix::new(wte, c).transposed(),
             Matrix::new(self.logits, self.config.vocab_size),
         );
-        r.add(output.record(&r.traits));
+        r.multiply(&output);
     }
 
     /// Losses `[N]` of every position, after [`Gpt::record_forward`].
@@ -253,8 +262,8 @@ impl Gpt {
             normed,
             Matrix::new(d_wte, c),
         );
-        r.add(of_input.record(&r.traits));
-        r.add(of_weight.record(&r.traits));
+        r.multiply(&of_input);
+        r.multiply(&of_weight);
     }
 }
 

@@ -45,7 +45,7 @@ impl Linear {
             Matrix::new(self.weight(params), self.d_out),
             Matrix::new(output, self.d_out),
         );
-        r.add(Gemm { bias: Some(self.bias(params)), ..product }.record(&r.traits));
+        r.multiply(&Gemm { bias: Some(self.bias(params)), ..product });
     }
 
     /// From d_output `[N,out]`: d_input `[N,in]`, and the parameters' gradients into the arena `grads`.
@@ -76,8 +76,8 @@ impl Linear {
             d_output_rows,
             Matrix::new(self.weight(grads), self.d_out),
         );
-        r.add(of_input.record(&r.traits));
-        r.add(of_weight.record(&r.traits));
+        r.multiply(&of_input);
+        r.multiply(&of_weight);
         column_sum::column_sum(r, d_output, self.bias(grads), partials);
     }
 }

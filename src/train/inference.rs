@@ -4,7 +4,6 @@ use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::exact::snap;
 use crate::model::gpt::{Gpt, Inputs, Purpose};
-use crate::ops::Recorder;
 use crate::recording::{
     Executor, Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View,
 };
@@ -31,13 +30,13 @@ impl InferenceProgram {
         let model = Gpt::allocate(p, config, batch_size, Purpose::Inference, 0);
         let inputs = Inputs::allocate(p, "inference", model.positions());
         let losses = p.add_buffer("losses", model.positions(), Group::Results, Residence::Readback);
-        let mut r = Recorder::new(traits);
+        let mut r = model.recorder(traits);
         model.record_forward(&mut r, &inputs, Purpose::Inference);
-        let forward = program.add_recording("forward", r.dispatches);
-        let mut r = Recorder::new(traits);
+        let forward = r.finish(&mut program, "forward");
+        let mut r = model.recorder(traits);
         model.record_forward(&mut r, &inputs, Purpose::Inference);
         model.record_loss(&mut r, &inputs, losses);
-        let evaluation = program.add_recording("evaluation", r.dispatches);
+        let evaluation = r.finish(&mut program, "evaluation");
         InferenceProgram { program, model, inputs, losses, forward, evaluation }
     }
 }

@@ -3,7 +3,7 @@
 use crate::config::ModelConfig;
 use crate::model::gpt::{Gpt, Inputs, Purpose, SortedPositions};
 use crate::ops::adam::{self, AdamW, SCHEDULE_WORDS};
-use crate::ops::{Recorder, accumulate, reduce};
+use crate::ops::{accumulate, reduce};
 use crate::recording::{Group, Program, RecordingId, Residence, Traits, View};
 
 /// What decides the recordings of a step.
@@ -153,7 +153,7 @@ fn record_micro(
     let scale = (1.0 / (positions * shape.grad_accum) as f64) as f32;
     let target = addend.unwrap_or(Addend { grads: sums.grads, loss: sums.loss });
 
-    let mut r = Recorder::new(traits);
+    let mut r = model.recorder(traits);
     model.record_forward(&mut r, &inputs, Purpose::Training);
     model.record_loss(&mut r, &inputs, sums.losses);
     reduce::sum(&mut r, sums.losses, false, sums.scratch, target.loss);
@@ -162,7 +162,7 @@ fn record_micro(
         accumulate::add(&mut r, target.grads, sums.grads);
         accumulate::add(&mut r, target.loss, sums.loss);
     }
-    Micro { recording: program.add_recording(name, r.dispatches), inputs, sorted }
+    Micro { recording: r.finish(program, name), inputs, sorted }
 }
 
 fn record_update(
@@ -181,7 +181,7 @@ fn record_update(
     let factor = program.add_buffer("clip.factor", 1, Group::Scratch, Residence::Device);
     let inv_count = (1.0 / (model.positions() * shape.grad_accum) as f64) as f32;
 
-    let mut r = Recorder::new(traits);
+    let mut r = model.recorder(traits);
     reduce::sum(&mut r, sums.grads, true, sums.scratch, sum_of_squares);
     let max_norm = shape.grad_clip as f32;
     adam::clip_factor(&mut r, max_norm, inv_count, sum_of_squares, sums.loss, factor, results, spoiled);
@@ -192,7 +192,7 @@ fn record_update(
         decay_params: model.arena.decay_words,
     };
     adam.update(&mut r, model.params, sums.grads, m, v, schedule, factor, spoiled);
-    Update { recording: program.add_recording("update", r.dispatches), schedule, results, spoiled }
+    Update { recording: r.finish(program, "update"), schedule, results, spoiled }
 }
 
 /// An evaluation works on the parameters and activations of training, without dropout.
@@ -200,8 +200,8 @@ fn record_evaluation(program: &mut Program, traits: Traits, model: &Gpt) -> Eval
     let inputs = Inputs::allocate(program, "evaluation", model.positions());
     let losses =
         program.add_buffer("evaluation.losses", model.positions(), Group::Results, Residence::Readback);
-    let mut r = Recorder::new(traits);
+    let mut r = model.recorder(traits);
     model.record_forward(&mut r, &inputs, Purpose::Inference);
     model.record_loss(&mut r, &inputs, losses);
-    Evaluation { recording: program.add_recording("evaluation", r.dispatches), inputs, losses }
+    Evaluation { recording: r.finish(program, "evaluation"), inputs, losses }
 }

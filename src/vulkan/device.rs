@@ -12,12 +12,15 @@ use super::check::past_limit;
 use super::failure::failed;
 use super::info::{DeviceInfo, Kind, Physical, device_heap, physical_devices};
 use super::instance::Instance;
+use super::matrix::Features;
 use super::memory;
 use super::pipelines::Pipelines;
 use super::selection::Selection;
 use super::simulation::{FaultPoint, Injector, Simulation};
+use super::statistics::Statistics;
 use super::validation;
 use crate::error::{Error, Result};
+use crate::precision::Precision;
 use crate::recording::{Program, Traits};
 
 /// How long one submit may take: a quarter of what desktops allow before they reset a device (two seconds on
@@ -111,7 +114,8 @@ impl Device {
         let allocator =
             allocator.map_err(|e| Error::Device(format!("the memory allocator did not start: {e}")))?;
         *lock(&device.allocator) = Some(allocator);
-        lock(&device.pipelines).start(&device.raw)?;
+        let statistics = Statistics::wanted(&device.instance, &device.raw, physical.kernel_statistics);
+        lock(&device.pipelines).start(&device.raw, statistics)?;
         Ok(device)
     }
 
@@ -120,11 +124,13 @@ impl Device {
         &self.info
     }
 
-    /// What a recording made for this device may know.
+    /// What a recording made for this device may know, in `exact` precision.
     pub fn traits(&self) -> Traits {
         Traits {
+            precision: Precision::Exact,
             fast_shared_memory: self.info.kind != Kind::Cpu,
             max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
+            matrix_units: self.info.matrix_units,
         }
     }
 
@@ -187,17 +193,17 @@ impl Device {
         work(lock(&self.allocator).as_mut().expect("the allocator lives as long as the device"))
     }
 
-    /// Hands one command buffer to the queue; `semaphore` reaches `value` when it is done.
+    /// Hands command buffers to the queue; `semaphore` reaches `value` when they are done.
     pub(super) fn submit(
         &self,
-        commands: vk::CommandBuffer,
+        commands: &[vk::CommandBuffer],
         semaphore: vk::Semaphore,
         value: u64,
     ) -> Result<()> {
-        let (commands, semaphores, values) = ([commands], [semaphore], [value]);
+        let (semaphores, values) = ([semaphore], [value]);
         let mut timeline = vk::TimelineSemaphoreSubmitInfo::default().signal_semaphore_values(&values);
         let info = vk::SubmitInfo::default()
-            .command_buffers(&commands)
+            .command_buffers(commands)
             .signal_semaphores(&semaphores)
             .push_next(&mut timeline);
         self.meet(FaultPoint::Submit).map_err(failed("submit work"))?;
@@ -245,11 +251,33 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
     if physical.portability_subset {
         extensions.push(khr::portability_subset::NAME.as_ptr());
     }
-    let mut features = vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true);
-    let info = vk::DeviceCreateInfo::default()
+    let mut vk11 = vk::PhysicalDeviceVulkan11Features::default();
+    let mut vk12 = vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true);
+    let units = physical.info.matrix_units.map(Features::of);
+    if let Some((_, names)) = &units {
+        extensions.extend(names.iter().map(|name| name.as_ptr()));
+        vk11.storage_buffer16_bit_access = vk::TRUE;
+        vk12.shader_float16 = vk::TRUE;
+        vk12.vulkan_memory_model = vk::TRUE;
+        vk12.vulkan_memory_model_device_scope = vk::TRUE;
+    }
+    let mut features = units.map(|(features, _)| features);
+    let mut statistics =
+        vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+    if physical.kernel_statistics {
+        extensions.push(khr::pipeline_executable_properties::NAME.as_ptr());
+    }
+    let mut info = vk::DeviceCreateInfo::default()
         .queue_create_infos(&queues)
         .enabled_extension_names(&extensions)
-        .push_next(&mut features);
+        .push_next(&mut vk11)
+        .push_next(&mut vk12);
+    if let Some(features) = &mut features {
+        info = features.chain(info);
+    }
+    if physical.kernel_statistics {
+        info = info.push_next(&mut statistics);
+    }
     unsafe { instance.raw.create_device(physical.raw, &info, None) }
         .map_err(failed(&format!("open {}", physical.info.name)))
 }

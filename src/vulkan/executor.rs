@@ -127,6 +127,10 @@ impl VulkanExecutor {
         &mut self.timeline
     }
 
+    pub(super) fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.buffers[id.0 as usize]
+    }
+
     fn clear_everything(&mut self) -> Result<()> {
         let ring_buffers = self.program.buffers.iter().zip(&self.buffers);
         ring_buffers.filter(|(s, _)| s.residence != Residence::Device).for_each(|(_, b)| b.host_clear());
@@ -247,7 +251,7 @@ fn allocate(device: &Arc<Device>, program: &Program) -> Result<Vec<Buffer>> {
         let total = program.bytes_by_group().values().sum();
         Error::Device(format!(
             "{error}. The program takes {} in all, and {} had {} free: lower --batch-size, --context or the \
-             model's size",
+             model's size, end what else uses the device, or use --device cpu",
             format::bytes(total),
             device.info().name,
             format::bytes(budget)

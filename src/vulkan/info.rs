@@ -7,8 +7,10 @@ use serde::Serialize;
 
 use super::failure::failed;
 use super::instance::{Instance, no_driver};
+use super::matrix;
 use crate::error::Result;
 use crate::kernels::Kernel;
+use crate::recording::MatrixUnits;
 
 /// What sort of processor a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -67,6 +69,8 @@ pub struct DeviceInfo {
     pub timestamp_period_ns: f32,
     /// Bits of that clock, after which it starts again from 0.
     pub timestamp_bits: u32,
+    /// Matrix units that hlx has kernels for.
+    pub matrix_units: Option<MatrixUnits>,
 }
 
 /// Lists every Vulkan device, in the order that `--device INDEX` counts.
@@ -88,6 +92,8 @@ pub(super) struct Physical {
     pub portability_subset: bool,
     /// `VK_EXT_memory_budget` is offered.
     pub memory_budget: bool,
+    /// `VK_KHR_pipeline_executable_properties` is offered.
+    pub kernel_statistics: bool,
 }
 
 pub(super) fn physical_devices(instance: &Instance) -> Result<Vec<Physical>> {
@@ -121,6 +127,7 @@ fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Resul
     } else if family.is_none() {
         Some("it has no queue that computes".to_owned())
     } else {
+        info.matrix_units = matrix::ask(instance, raw, offers);
         ask_vulkan_1_2(instance, raw, &mut info).or_else(|| info.past_limit())
     };
     info.exact = reason.is_none();
@@ -131,6 +138,7 @@ fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Resul
         queue_family: family.map(|f| f as u32),
         portability_subset: offers(khr::portability_subset::NAME),
         memory_budget: offers(ext::memory_budget::NAME),
+        kernel_statistics: offers(khr::pipeline_executable_properties::NAME),
     })
 }
 
@@ -174,6 +182,7 @@ fn base_info(
             .min(limits.max_descriptor_set_storage_buffers),
         timestamp_period_ns: 0.0,
         timestamp_bits: 0,
+        matrix_units: None,
     }
 }
 
@@ -239,9 +248,9 @@ impl DeviceInfo {
     }
 }
 
-/// What the largest shared tile of the matrix products takes: two factors' 16 terms of 32 vectors and one
-/// more (shaders/include/gemm_tiled.glsl).
-const SHARED_BYTES: u32 = 2 * 16 * 33 * 16;
+/// What the largest shared tile of the exact matrix products takes: 16 terms of 32 vectors of one factor and
+/// 64 of the other, and one more of each (shaders/include/gemm_tiled.glsl).
+const SHARED_BYTES: u32 = 16 * (33 + 65) * 16;
 
 fn clamp(limit: u64) -> u32 {
     u32::try_from(limit).unwrap_or(u32::MAX)

@@ -14,8 +14,8 @@ pub(super) struct Instance {
     pub raw: ash::Instance,
     messenger: Option<(ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     messages: Arc<Messages>,
-    /// Keeps the loader's library in memory.
-    _entry: ash::Entry,
+    /// The loader; its library stays in memory as long as this.
+    pub entry: ash::Entry,
 }
 
 impl Instance {
@@ -26,7 +26,7 @@ impl Instance {
         let switch = if validation { Some(validation::find_layer(&entry)?) } else { None };
         let messages = Arc::new(Messages::default());
         let raw = create(&entry, switch, &messages)?;
-        let mut instance = Instance { raw, messenger: None, messages, _entry: entry };
+        let mut instance = Instance { raw, messenger: None, messages, entry };
         if validation {
             instance.start_messenger()?;
         }
@@ -44,7 +44,7 @@ impl Instance {
     }
 
     fn start_messenger(&mut self) -> Result<()> {
-        let functions = ext::debug_utils::Instance::new(&self._entry, &self.raw);
+        let functions = ext::debug_utils::Instance::new(&self.entry, &self.raw);
         let info = validation::messenger_info(&self.messages);
         let messenger = unsafe { functions.create_debug_utils_messenger(&info, None) }
             .map_err(failed("listen to the validation layer"))?;

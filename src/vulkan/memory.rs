@@ -157,8 +157,5 @@ fn out_of_memory(name: &str, words: usize, error: &AllocationError) -> Error {
         AllocationError::OutOfMemory => String::new(),
         other => format!(" ({other})"),
     };
-    Error::Device(format!(
-        "there is no memory left on the device for buffer {name} of {size}{why}: lower --batch-size or \
-         --context, end what else uses the device, or use --device cpu"
-    ))
+    Error::Device(format!("there is no memory left on the device for buffer {name} of {size}{why}"))
 }

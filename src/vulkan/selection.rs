@@ -130,6 +130,7 @@ mod tests {
             max_bindings: 32,
             timestamp_period_ns: 1.0,
             timestamp_bits: 64,
+            matrix_units: None,
         }
     }
 

@@ -15,6 +15,9 @@ pub enum Causal {
     LowerA,
     /// op(A)[i, p] is zero for p < i, and those zeros are written: a sum may start late.
     UpperA,
+    /// Not a triangle: batch z sums block z of the terms alone, and its sum is stored as it is, neither
+    /// snapped nor with a bias. See [`Split`](super::Split).
+    Blocks,
 }
 
 impl Causal {
@@ -25,6 +28,7 @@ impl Causal {
             Causal::LowerOutput => 1,
             Causal::LowerA => 2,
             Causal::UpperA => 3,
+            Causal::Blocks => 4,
         }
     }
 
@@ -35,6 +39,7 @@ impl Causal {
             1 => Causal::LowerOutput,
             2 => Causal::LowerA,
             3 => Causal::UpperA,
+            4 => Causal::Blocks,
             _ => panic!("causal mode {code} does not exist"),
         }
     }
@@ -123,7 +128,7 @@ impl Problem {
     /// x that is not -0.
     pub fn terms(&self, rows: Range<usize>) -> Range<usize> {
         match self.causal {
-            Causal::None | Causal::LowerOutput => 0..self.k,
+            Causal::None | Causal::LowerOutput | Causal::Blocks => 0..self.k,
             Causal::LowerA => 0..rows.end.min(self.k),
             Causal::UpperA => rows.start.min(self.k - 1)..self.k,
         }
@@ -163,6 +168,9 @@ impl Problem {
         assert!(!self.use_bias || self.n <= bias_len, "bias of {bias_len} elements is too short: {self:?}");
         match self.causal {
             Causal::None => {}
+            Causal::Blocks => {
+                assert!(!self.use_bias, "the bias comes when the blocks are added: {self:?}");
+            }
             Causal::LowerOutput => assert_eq!(self.m, self.n, "a causal result is square"),
             Causal::LowerA | Causal::UpperA => assert_eq!(self.m, self.k, "a causal factor is square"),
         }

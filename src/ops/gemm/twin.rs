@@ -9,8 +9,9 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::band::Band;
+use super::blocks;
 use super::pack::{Scratch, pack_columns};
-use super::problem::Problem;
+use super::problem::{Causal, Problem};
 use super::tile::{tile_columns, tile_rows};
 use crate::exact::K_BLOCK;
 
@@ -58,6 +59,9 @@ pub fn multiply(problem: &Problem, operands: Operands<'_>) {
 pub fn multiply_with<S: Simd>(simd: S, problem: &Problem, operands: Operands<'_>) {
     let Operands { a, b, c, bias } = operands;
     problem.check(a.len(), b.len(), c.len(), bias.len());
+    if problem.causal == Causal::Blocks {
+        return blocks::multiply(problem, a, b, c);
+    }
     let (a, b, c) = (&a[problem.a.first..], &b[problem.b.first..], &mut c[problem.c.first..]);
     let problem = &problem.from_first_elements();
     let product = Product { simd, problem, a, b, bias };

@@ -1,0 +1,200 @@
+//! The matrix units of a device: what it offers, and how they are switched on.
+//!
+//! `ash` does not know the younger of these extensions yet, so their structures are written out here, by
+//! the Vulkan registry.
+
+use std::ffi::{CStr, c_void};
+use std::ptr;
+
+use ash::{khr, vk};
+
+use super::instance::Instance;
+use crate::recording::{Factor, MatrixUnits};
+
+const KHR_SHADER_BFLOAT16: &CStr = c"VK_KHR_shader_bfloat16";
+const NV_COOPERATIVE_MATRIX2: &CStr = c"VK_NV_cooperative_matrix2";
+const COMPONENT_TYPE_BFLOAT16: vk::ComponentTypeKHR = vk::ComponentTypeKHR::from_raw(1_000_141_000);
+
+/// Rows, columns and terms of the matrices that hlx's kernels are written for.
+const SIDE: u32 = 16;
+
+/// `VkPhysicalDeviceShaderBfloat16FeaturesKHR`
+#[repr(C)]
+struct Bfloat16Features {
+    s_type: vk::StructureType,
+    next: *mut c_void,
+    type_: vk::Bool32,
+    dot_product: vk::Bool32,
+    cooperative_matrix: vk::Bool32,
+}
+
+// SAFETY: the structure begins as every Vulkan structure does and may extend both.
+unsafe impl vk::ExtendsPhysicalDeviceFeatures2 for Bfloat16Features {}
+unsafe impl vk::ExtendsDeviceCreateInfo for Bfloat16Features {}
+
+impl Default for Bfloat16Features {
+    fn default() -> Self {
+        Bfloat16Features {
+            s_type: vk::StructureType::from_raw(1_000_141_000),
+            next: ptr::null_mut(),
+            type_: vk::FALSE,
+            dot_product: vk::FALSE,
+            cooperative_matrix: vk::FALSE,
+        }
+    }
+}
+
+/// `VkPhysicalDeviceCooperativeMatrix2FeaturesNV`
+#[repr(C)]
+struct CooperativeMatrix2Features {
+    s_type: vk::StructureType,
+    next: *mut c_void,
+    workgroup_scope: vk::Bool32,
+    flexible_dimensions: vk::Bool32,
+    reductions: vk::Bool32,
+    conversions: vk::Bool32,
+    per_element_operations: vk::Bool32,
+    tensor_addressing: vk::Bool32,
+    block_loads: vk::Bool32,
+}
+
+// SAFETY: the structure begins as every Vulkan structure does and may extend both.
+unsafe impl vk::ExtendsPhysicalDeviceFeatures2 for CooperativeMatrix2Features {}
+unsafe impl vk::ExtendsDeviceCreateInfo for CooperativeMatrix2Features {}
+
+impl Default for CooperativeMatrix2Features {
+    fn default() -> Self {
+        CooperativeMatrix2Features {
+            s_type: vk::StructureType::from_raw(1_000_593_000),
+            next: ptr::null_mut(),
+            workgroup_scope: vk::FALSE,
+            flexible_dimensions: vk::FALSE,
+            reductions: vk::FALSE,
+            conversions: vk::FALSE,
+            per_element_operations: vk::FALSE,
+            tensor_addressing: vk::FALSE,
+            block_loads: vk::FALSE,
+        }
+    }
+}
+
+impl CooperativeMatrix2Features {
+    /// All that hlx's kernels of this extension use.
+    fn is_enough(&self) -> bool {
+        [
+            self.workgroup_scope,
+            self.flexible_dimensions,
+            self.conversions,
+            self.per_element_operations,
+            self.tensor_addressing,
+        ]
+        .iter()
+        .all(|&feature| feature == vk::TRUE)
+    }
+}
+
+/// The features that matrix units take.
+#[derive(Default)]
+pub(super) struct Features {
+    cooperative_matrix: vk::PhysicalDeviceCooperativeMatrixFeaturesKHR<'static>,
+    bfloat16: Bfloat16Features,
+    matrix2: CooperativeMatrix2Features,
+}
+
+/// What a device offers of them. `offers` says whether it has an extension.
+pub(super) fn ask(
+    instance: &Instance,
+    raw: vk::PhysicalDevice,
+    offers: impl Fn(&CStr) -> bool,
+) -> Option<MatrixUnits> {
+    if !offers(khr::cooperative_matrix::NAME) {
+        return None;
+    }
+    let mut found = Features::default();
+    let mut vk11 = vk::PhysicalDeviceVulkan11Features::default();
+    let mut vk12 = vk::PhysicalDeviceVulkan12Features::default();
+    let mut query = vk::PhysicalDeviceFeatures2::default()
+        .push_next(&mut vk11)
+        .push_next(&mut vk12)
+        .push_next(&mut found.cooperative_matrix);
+    if offers(KHR_SHADER_BFLOAT16) {
+        query = query.push_next(&mut found.bfloat16);
+    }
+    if offers(NV_COOPERATIVE_MATRIX2) {
+        query = query.push_next(&mut found.matrix2);
+    }
+    unsafe { instance.raw.get_physical_device_features2(raw, &mut query) };
+    let enough = [
+        found.cooperative_matrix.cooperative_matrix,
+        vk11.storage_buffer16_bit_access,
+        vk12.shader_float16,
+        vk12.vulkan_memory_model,
+        vk12.vulkan_memory_model_device_scope,
+    ];
+    if enough.contains(&vk::FALSE) {
+        return None;
+    }
+    let multiplies = |factor| multiplies(instance, raw, factor);
+    let bfloat16 = found.bfloat16.type_ == vk::TRUE && found.bfloat16.cooperative_matrix == vk::TRUE;
+    let factor = if bfloat16 && multiplies(COMPONENT_TYPE_BFLOAT16) {
+        Factor::Bf16
+    } else if multiplies(vk::ComponentTypeKHR::FLOAT16) {
+        Factor::F16
+    } else {
+        return None;
+    };
+    Some(MatrixUnits { factor, workgroup_scope: found.matrix2.is_enough() })
+}
+
+/// True if one of the device's shapes is the one that hlx's kernels are written for.
+fn multiplies(instance: &Instance, raw: vk::PhysicalDevice, factor: vk::ComponentTypeKHR) -> bool {
+    let functions = khr::cooperative_matrix::Instance::new(&instance.entry, &instance.raw);
+    // A device whose answer cannot be had is one without matrix units.
+    let shapes = unsafe { functions.get_physical_device_cooperative_matrix_properties(raw) };
+    shapes.is_ok_and(|shapes| shapes.iter().any(|shape| is_usable(shape, factor)))
+}
+
+fn is_usable(shape: &vk::CooperativeMatrixPropertiesKHR<'_>, factor: vk::ComponentTypeKHR) -> bool {
+    [shape.m_size, shape.n_size, shape.k_size] == [SIDE; 3]
+        && [shape.a_type, shape.b_type] == [factor; 2]
+        && [shape.c_type, shape.result_type] == [vk::ComponentTypeKHR::FLOAT32; 2]
+        && shape.scope == vk::ScopeKHR::SUBGROUP
+}
+
+impl Features {
+    /// The features of these units, and the names of the extensions that offer them.
+    pub fn of(units: MatrixUnits) -> (Features, Vec<&'static CStr>) {
+        let mut features = Features::default();
+        let mut extensions = vec![khr::cooperative_matrix::NAME];
+        features.cooperative_matrix.cooperative_matrix = vk::TRUE;
+        if units.factor == Factor::Bf16 {
+            extensions.push(KHR_SHADER_BFLOAT16);
+            features.bfloat16.type_ = vk::TRUE;
+            features.bfloat16.cooperative_matrix = vk::TRUE;
+        }
+        if units.workgroup_scope {
+            extensions.push(NV_COOPERATIVE_MATRIX2);
+            let f = &mut features.matrix2;
+            f.workgroup_scope = vk::TRUE;
+            f.flexible_dimensions = vk::TRUE;
+            f.conversions = vk::TRUE;
+            f.per_element_operations = vk::TRUE;
+            f.tensor_addressing = vk::TRUE;
+        }
+        (features, extensions)
+    }
+
+    /// Asks for what is switched on here when the device is created.
+    pub fn chain<'a>(&'a mut self, info: vk::DeviceCreateInfo<'a>) -> vk::DeviceCreateInfo<'a> {
+        let Features { cooperative_matrix, bfloat16, matrix2 } = self;
+        let (bfloat16_used, matrix2_used) = (bfloat16.type_, matrix2.workgroup_scope);
+        let mut info = info.push_next(cooperative_matrix);
+        if bfloat16_used == vk::TRUE {
+            info = info.push_next(bfloat16);
+        }
+        if matrix2_used == vk::TRUE {
+            info = info.push_next(matrix2);
+        }
+        info
+    }
+}
