@@ -3,6 +3,8 @@
 
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/scale.rs"]
+mod scale;
 
 use std::fs;
 use std::path::Path;
@@ -78,6 +80,7 @@ fn check(place: &Place, faults: &[Fault]) {
         assert!(after == before, "later cases would start from something else:{report}");
     }
     assert!(report.is_empty(), "{report}");
+    scale::report("hostile command lines, each one clear line, nothing changed", faults.len());
 }
 
 #[test]
