@@ -10,6 +10,7 @@ mod problem;
 mod tests;
 mod tile;
 mod twin;
+pub mod wide;
 
 pub use blocks::{Split, gemm_finish};
 pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words};
@@ -27,12 +28,22 @@ pub struct Matrix {
     pub view: View,
     /// How the matrices lie in them.
     pub layout: Layout,
+    /// The elements are pairs of 16-bit floats of the device's [`Factor`](crate::recording::Factor), two a word,
+    /// the first one low. Only fast products on matrix units read them.
+    pub packed: bool,
 }
 
 impl Matrix {
     /// One matrix, stored row by row, `ld` elements from one row to the next.
     pub fn new(view: View, ld: usize) -> Matrix {
-        Matrix { view, layout: Layout { first: 0, ld, outer: 0, inner: 0, trans: false } }
+        let layout = Layout { first: 0, ld, outer: 0, inner: 0, trans: false };
+        Matrix { view, layout, packed: false }
+    }
+
+    /// The elements are 16-bit, two a word.
+    pub fn packed(mut self) -> Matrix {
+        self.packed = true;
+        self
     }
 
     /// The first element lies `first` elements into the view.
@@ -122,13 +133,16 @@ impl Gemm {
         if traits.wants_fast_kernels() {
             return fast::record(self, &fast::Plan::best(&self.problem(), 1));
         }
-        let tiling = if traits.fast_shared_memory { Tiling::shared(&self.problem()) } else { Tiling::Alone };
+        let best = || Tiling::Shared(fast::Plan::best_exact(&self.problem(), false).tile);
+        let tiling = if traits.fast_shared_memory { best() } else { Tiling::Alone };
         self.record_tiled(tiling)
     }
 
     /// [`Gemm::record`] with the tiles given: any choice gives the same bits.
     pub fn record_tiled(&self, tiling: Tiling) -> Dispatch {
         assert!(self.pass == Pass::Forward || self.bias.is_none(), "a gradient has no bias");
+        let packed = [&self.a, &self.b, &self.c].iter().any(|matrix| matrix.packed);
+        assert!(!packed, "exact products read and write 32-bit elements");
         let problem = self.problem();
         let bias_words = self.bias.map_or(0, |bias| bias.words);
         problem.check(self.a.view.words, self.b.view.words, self.c.view.words, bias_words);
@@ -148,7 +162,7 @@ impl Gemm {
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
             }
-            (Pass::Forward, Tiling::Shared { .. }) => {
+            (Pass::Forward, Tiling::Shared(_)) => {
                 use kernels::gemm_tiled::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
@@ -158,7 +172,7 @@ impl Gemm {
                 let bindings = Bindings { input1: a, input2: b, output: c };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
             }
-            (Pass::Backward, Tiling::Shared { .. }) => {
+            (Pass::Backward, Tiling::Shared(_)) => {
                 use kernels::gemm_backward_tiled::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { input1: a, input2: b, output: c };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
