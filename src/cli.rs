@@ -3,9 +3,12 @@
 // The comments here are the help that the command shows, where brackets are no links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+use std::error::Error as _;
+use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{DeviceChoice, Precision, Preset, ProductLayout, ResumeFrom, TrainOptions};
 
@@ -18,6 +21,28 @@ pub struct Cli {
     /// Say more on stderr: -v for what happens, -vv for details (RUST_LOG says it finer)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl Cli {
+    /// What was typed; ends the program with its help or with what is wrong.
+    pub fn from_command_line() -> Cli {
+        Cli::try_parse().unwrap_or_else(|error| named_number(error).exit())
+    }
+}
+
+/// Of a number that is none, the parser says what is wrong with the text. This says what is wanted.
+pub fn named_number(error: clap::Error) -> clap::Error {
+    let Some(source) = error.source() else { return error };
+    let wanted = match source.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
+        Some(IntErrorKind::PosOverflow) => "this number is too large",
+        Some(_) => "give a whole number, 0 or more",
+        None if source.is::<ParseFloatError>() => "give a number",
+        None => return error,
+    };
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let (value, flag) = (context(ContextKind::InvalidValue), context(ContextKind::InvalidArg));
+    let message = format!("invalid value '{value}' for '{flag}': {wanted}");
+    Cli::command().error(ErrorKind::ValueValidation, message)
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verification found a difference, \

@@ -64,7 +64,7 @@ fn train_prints_its_result_and_leaves_a_run_folder() {
     let names: Vec<String> = place.snapshot().keys().map(|name| name.display().to_string()).collect();
     let step = ["config.json", "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"];
     let steps = ["run/step-00000010", "run/step-00000020", "run/step-00000025"];
-    let mut expected: Vec<String> = ["config.toml", "metrics.jsonl", "latest", "best", "lock"]
+    let mut expected: Vec<String> = ["config.toml", "metrics.jsonl", "latest", "best", "lock", "saving"]
         .iter()
         .map(|name| format!("run/{name}"))
         .chain(steps.iter().map(|&folder| folder.to_owned()))
@@ -201,6 +201,23 @@ fn a_model_folder_starts_a_run() {
     let after = place.hlx("eval --checkpoint further --corpus sums.txt --device cpu --json").json();
     let (before, after) = (number(&before, "loss"), number(&after, "loss"));
     assert!((before - after).abs() < 1e-6, "a step of no size changes nothing: {before} and {after}");
+}
+
+#[test]
+fn a_lost_manifest_is_said() {
+    let place = trained();
+    let lines = [
+        "generate --checkpoint run --device cpu --max-tokens 3",
+        "eval --checkpoint run --corpus sums.txt --device cpu",
+        "train --corpus sums.txt --init-from run --device cpu --batch-size 4 --steps 1 --out further",
+    ];
+    let said = |line: &str| place.hlx(line).stderr.matches("has lost its manifest.json").count();
+    assert_eq!(said(lines[0]), 0);
+    let step = place.read_text("run/latest");
+    std::fs::remove_file(place.path("run").join(step.trim()).join("manifest.json")).expect("it is there");
+    for line in lines {
+        assert_eq!(said(line), 1, "{line}");
+    }
 }
 
 #[test]
