@@ -30,7 +30,7 @@ impl Split {
     pub fn new(gemm: &Gemm, traits: &Traits) -> Option<Split> {
         if traits.wants_fast_kernels() {
             let most = MAX_PARTIAL_WORDS / (gemm.m * gemm.n);
-            return Split::planned(gemm, Plan::best(&gemm.problem(), most));
+            return Split::planned(gemm, Plan::best(&gemm.problem(), traits, most));
         }
         let worthwhile = traits.fast_shared_memory && Tiling::leaves_device_idle(&gemm.problem());
         let split = Split::any(gemm)?;
@@ -62,7 +62,7 @@ impl Split {
         let blocks = Gemm {
             a: same(self.gemm.a),
             b: same(self.gemm.b),
-            c: Matrix { view: partials, layout },
+            c: Matrix { view: partials, layout, packed: false },
             bias: None,
             batch_inner: self.blocks,
             causal: Causal::Blocks,
