@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use hlx::cpu::CpuExecutor;
 use hlx::exact::fill_normal;
+use hlx::ops::gemm::fast::FastTile;
 use hlx::ops::gemm::{Gemm, Matrix, Pass, Tiling};
 use hlx::recording::{Dispatch, Executor, Group, Program, RecordingId, Residence, View};
 use hlx::vulkan::{Device, Selection, VulkanExecutor};
@@ -119,16 +120,31 @@ const LARGE: [Product; 5] = [
     product([2048, 768, 2304], ['N', 'N'], 1),
 ];
 
-/// GFLOP/s of every tiling on large products.
+/// The best of several rounds over all tilings, because a card's clock wanders.
+const ROUNDS: usize = 3;
+
+/// GFLOP/s of the exact kernels with tiles of several kinds, on large products.
 fn compare_tilings(device: &Arc<Device>) {
+    let short = |tile: FastTile| FastTile { step: 8, unrolled: 8, ..tile };
+    let lone = |tile: FastTile| FastTile { shares: 1, ..tile };
+    let tiles = [(128, 128), (64, 128), (128, 64), (64, 64)]
+        .map(|(rows, columns)| FastTile::large(rows, columns))
+        .into_iter()
+        .flat_map(|tile| [tile, lone(tile), short(tile), lone(short(tile))])
+        .chain([FastTile::small(64, 64), lone(FastTile::small(64, 64)), FastTile::small(32, 64)]);
+    let tiles: Vec<FastTile> = tiles.collect();
     for product in &LARGE {
-        println!("{:?}", product.sizes);
-        for (row_quads, column_quads) in [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2)] {
-            for totals_in_result in [false, true] {
-                let tiling = Tiling::Shared { row_quads, column_quads, totals_in_result };
-                let seconds = seconds_on(device, product, |gemm| gemm.record_tiled(tiling));
-                println!("  {tiling:?} {:>9.1}", product.flops() / seconds * 1e-9);
+        let mut shortest = vec![f64::INFINITY; tiles.len()];
+        for _ in 0..ROUNDS {
+            for (tile, shortest) in tiles.iter().zip(&mut shortest) {
+                let record = |gemm: &Gemm| gemm.record_tiled(Tiling::Shared(*tile));
+                *shortest = shortest.min(seconds_on(device, product, record));
             }
+        }
+        println!("{:?} A transposed: {}, B: {}", product.sizes, product.trans_a, product.trans_b);
+        for (FastTile { rows, columns, row_quads, step, shares, .. }, seconds) in tiles.iter().zip(shortest) {
+            let gflops = product.flops() / seconds * 1e-9;
+            println!("  {rows}x{columns} {row_quads} quads, {shares} shares of {step}: {gflops:.0} GFLOP/s");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! GLSL to SPIR-V 1.5 for Vulkan 1.2, with messages that name the file at fault.
+//! GLSL to SPIR-V for Vulkan, with messages that name the file at fault.
 
 use crate::kernel::Source;
 use glslang::error::GlslangError;
@@ -30,7 +30,7 @@ pub fn to_spirv(source: &Source, include_dir: &Path) -> Result<Compiled, String>
     let compiler = Compiler::acquire().ok_or("the GLSL compiler does not start")?;
     let options = CompilerOptions {
         source_language: SourceLanguage::GLSL,
-        target: Target::Vulkan { version: VulkanVersion::Vulkan1_2, spirv_version: SpirvVersion::SPIRV1_5 },
+        target: target(source),
         version_profile: None,
         messages: ShaderMessage::CASCADING_ERRORS | ShaderMessage::DISPLAY_ERROR_COLUMN,
     };
@@ -43,6 +43,16 @@ pub fn to_spirv(source: &Source, include_dir: &Path) -> Result<Compiled, String>
     let mut files = vec![File { path: source.path.clone(), text: source.text.clone() }];
     files.extend(includes.files);
     Ok(Compiled { module, files, warnings: message_lines(&log, &source.path) })
+}
+
+/// Vulkan 1.2, which every device has that hlx runs on, but for kernels that need what came later: the devices
+/// that have it have Vulkan 1.3.
+fn target(source: &Source) -> Target {
+    if source.text.contains("GL_NV_cooperative_matrix2") {
+        Target::Vulkan { version: VulkanVersion::Vulkan1_3, spirv_version: SpirvVersion::SPIRV1_6 }
+    } else {
+        Target::Vulkan { version: VulkanVersion::Vulkan1_2, spirv_version: SpirvVersion::SPIRV1_5 }
+    }
 }
 
 fn compile(

@@ -169,7 +169,7 @@ fn elementwise_kernels() {
 #[test]
 fn layernorm_kernels() {
     let device = common::open();
-    for rows in [1, 7, 65, 130] {
+    for rows in [1, 7, 65, 130, 1100] {
         for d_model in SIZES {
             check(&device, &format!("layernorm, {rows}x{d_model}"), |case, r| {
                 let n = rows * d_model;
@@ -204,7 +204,7 @@ fn sums() {
             });
         }
     }
-    for rows in [1, 63, 64, 65, 200] {
+    for rows in [1, 63, 64, 65, 200, 2100] {
         for columns in SIZES {
             check(&device, &format!("column sum, {rows}x{columns}"), |case, r| {
                 let input = case.add(rows * columns, Fill::Normal(1.0));

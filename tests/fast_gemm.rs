@@ -8,7 +8,7 @@ mod products;
 use std::sync::Arc;
 
 use hlx::cpu::CpuExecutor;
-use hlx::ops::gemm::fast::{self, Kind, Plan, Tile};
+use hlx::ops::gemm::fast::{self, FastTile, Plan, TILES};
 use hlx::ops::gemm::{Gemm, Pass, Split, Tiling};
 use hlx::precision::Precision;
 use hlx::recording::{Dispatch, Group, Program, Residence, Traits};
@@ -83,21 +83,21 @@ fn check(device: &Arc<Device>, cases: &[Case], tolerance: f64, record: impl Fn(&
     println!("{} products, largest error {worst:.1e}", cases.len());
 }
 
-fn check_tile(tile: Tile, cases: &[Case]) {
+fn check_tile(tile: FastTile, cases: &[Case]) {
     let device = common::open();
     check(&device, cases, F32_TOLERANCE, |gemm| vec![fast::record(gemm, &Plan { tile, block_terms: 64 })]);
     common::assert_silent(&device);
 }
 
 /// Sizes that fill tiles and shares, so that nothing is checked for edges.
-fn whole_tiles(tile: Tile) -> impl Iterator<Item = Case> {
+fn whole_tiles(tile: FastTile) -> impl Iterator<Item = Case> {
     let size = [tile.rows * 2, tile.step * 5, tile.columns];
     Case { use_bias: true, ..Case::new(size) }.transposed()
 }
 
 #[test]
 fn every_shape_and_layout() {
-    let tile = Tile::plain_small(32, 64);
+    let tile = FastTile { unrolled: 1, ..FastTile::small(32, 64) };
     check_tile(tile, &shapes_and_layouts());
     check_tile(tile, &batches_and_triangles());
 }
@@ -106,13 +106,12 @@ fn every_shape_and_layout() {
 /// a large tile's kernel takes software Vulkan seconds.
 #[test]
 fn every_tile() {
-    let large = Tile::PLAIN[0];
-    let kind = |near_across, unrolled| Kind::Plain { row_quads: 2, column_quads: 2, near_across, unrolled };
+    let large = TILES[0];
     let ways = [
-        Tile { step: 16, shares: 2, band: 1, kind: kind(8, 4), ..large },
-        Tile { shares: 2, band: 2, kind: kind(16, 2), ..large },
+        FastTile { shares: 1, band: 1, unrolled: 1, ..large },
+        FastTile { step: 8, unrolled: 2, near_across: 16, band: 2, ..large },
     ];
-    for tile in Tile::PLAIN.into_iter().chain(ways) {
+    for tile in TILES.into_iter().chain(ways) {
         let odd = Case { use_bias: true, gap: 3, trans_a: true, ..Case::new([300, 40, 261]) };
         check_tile(tile, &whole_tiles(tile).take(1).chain([odd]).collect::<Vec<_>>());
     }
@@ -123,7 +122,7 @@ fn every_tile() {
 fn long_and_split_sums() {
     let device = common::open();
     let cases: Vec<Case> = long_sums().into_iter().chain(Case::new([64, 4096, 64]).transposed()).collect();
-    let tile = Tile::plain_small(32, 64);
+    let tile = FastTile { unrolled: 1, ..FastTile::small(32, 64) };
     check(&device, &cases, F32_TOLERANCE, |gemm| vec![fast::record(gemm, &Plan { tile, block_terms: 64 })]);
     for block_terms in [64, 128, 448, 1088] {
         let plan = Plan { tile, block_terms };

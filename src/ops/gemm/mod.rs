@@ -10,6 +10,8 @@ mod problem;
 mod tests;
 mod tile;
 mod twin;
+pub mod units;
+pub mod wide;
 
 pub use blocks::{Split, gemm_finish};
 pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words};
@@ -141,10 +143,15 @@ impl Gemm {
     /// Chooses the kernel and its tiles. Panics if the numbers contradict each other or the views:
     /// a program's fault, never a user's.
     pub fn record(&self, traits: &Traits) -> Dispatch {
-        if traits.wants_fast_kernels() {
-            return fast::record(self, &fast::Plan::best(&self.problem(), traits, 1));
+        if let Some(units) = units::wanted(traits) {
+            let plan = units::UnitPlan::best(&self.problem(), false);
+            return units::record(self, units, &plan, None).remove(0);
         }
-        let tiling = if traits.fast_shared_memory { Tiling::shared(&self.problem()) } else { Tiling::Alone };
+        if traits.wants_fast_kernels() {
+            return fast::record(self, &fast::Plan::best(&self.problem(), 1));
+        }
+        let best = || Tiling::Shared(fast::Plan::best_exact(&self.problem(), false).tile);
+        let tiling = if traits.fast_shared_memory { best() } else { Tiling::Alone };
         self.record_tiled(tiling)
     }
 
@@ -172,7 +179,7 @@ impl Gemm {
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
             }
-            (Pass::Forward, Tiling::Shared { .. }) => {
+            (Pass::Forward, Tiling::Shared(_)) => {
                 use kernels::gemm_tiled::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
@@ -182,7 +189,7 @@ impl Gemm {
                 let bindings = Bindings { input1: a, input2: b, output: c };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
             }
-            (Pass::Backward, Tiling::Shared { .. }) => {
+            (Pass::Backward, Tiling::Shared(_)) => {
                 use kernels::gemm_backward_tiled::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { input1: a, input2: b, output: c };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
