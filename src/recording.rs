@@ -237,12 +237,16 @@ impl Traits {
     }
 }
 
-/// Units that multiply small matrices: 16-bit factors, 32-bit sums (`VK_KHR_cooperative_matrix`, 16 x 16 x
-/// 16 a subgroup).
+/// Units that multiply small matrices: 16-bit factors, 32-bit sums (`VK_KHR_cooperative_matrix`, a subgroup
+/// at a time).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MatrixUnits {
     /// The factors' type.
     pub factor: Factor,
+    /// Rows, columns and terms of the matrices.
+    pub side: u32,
+    /// Invocations of a subgroup.
+    pub subgroup_size: u32,
     /// Whole workgroups may share a matrix (`VK_NV_cooperative_matrix2`).
     pub workgroup_scope: bool,
 }

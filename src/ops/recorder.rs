@@ -1,5 +1,6 @@
 //! Collects the dispatches of a recording, and lends them room for what they leave in between.
 
+use crate::ops::gemm::units::{self, UnitPlan};
 use crate::ops::gemm::wide::{self, WidePlan};
 use crate::ops::gemm::{Gemm, Matrix, Split};
 use crate::ops::pack::{pack, packed_words};
@@ -66,6 +67,13 @@ impl Recorder {
     pub fn multiply(&mut self, gemm: &Gemm) {
         if self.room.is_some() && wide::suits(gemm, &self.traits) {
             return self.multiply_packed(gemm);
+        }
+        if let Some(units) = units::wanted(&self.traits) {
+            let plan = UnitPlan::best(&gemm.problem(), self.room.is_some());
+            let words = plan.partial_words(&gemm.problem());
+            let partials = (words > 0).then(|| self.take(words));
+            let dispatches = units::record(gemm, units, &plan, partials);
+            return dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
         }
         let split = if self.room.is_some() { Split::new(gemm, &self.traits) } else { None };
         let Some(split) = split else {

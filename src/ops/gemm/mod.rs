@@ -10,6 +10,7 @@ mod problem;
 mod tests;
 mod tile;
 mod twin;
+pub mod units;
 pub mod wide;
 
 pub use blocks::{Split, gemm_finish};
@@ -74,6 +75,15 @@ pub enum Pass {
     Backward,
 }
 
+/// One of the factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The left one.
+    A,
+    /// The right one.
+    B,
+}
+
 /// `C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n])`, for every batch.
 ///
 /// Batch `z` is inner batch `z % batch_inner` of outer batch `z / batch_inner`. Outer is the coarser one: C's
@@ -103,12 +113,15 @@ pub struct Gemm {
     pub batch_inner: usize,
     /// The triangle that is not needed or is zero.
     pub causal: Causal,
+    /// Which factor is a gradient, so small that 16 bits may not hold it as it is.
+    pub gradient: Option<Side>,
 }
 
 impl Gemm {
     /// One plain product; `..Gemm::new(...)` leaves room for a bias, batches and a triangle.
     pub fn new(pass: Pass, [m, k, n]: [usize; 3], a: Matrix, b: Matrix, c: Matrix) -> Gemm {
-        Gemm { pass, m, k, n, a, b, c, bias: None, batch_outer: 1, batch_inner: 1, causal: Causal::None }
+        let causal = Causal::None;
+        Gemm { pass, m, k, n, a, b, c, bias: None, batch_outer: 1, batch_inner: 1, causal, gradient: None }
     }
 
     /// The numbers without the buffers.
@@ -130,6 +143,10 @@ impl Gemm {
     /// Chooses the kernel and its tiles. Panics if the numbers contradict each other or the views:
     /// a program's fault, never a user's.
     pub fn record(&self, traits: &Traits) -> Dispatch {
+        if let Some(units) = units::wanted(traits) {
+            let plan = units::UnitPlan::best(&self.problem(), false);
+            return units::record(self, units, &plan, None).remove(0);
+        }
         if traits.wants_fast_kernels() {
             return fast::record(self, &fast::Plan::best(&self.problem(), 1));
         }
