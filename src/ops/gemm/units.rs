@@ -6,8 +6,8 @@ use super::blocks::{finish, in_blocks};
 use super::interface;
 use super::problem::{Causal, Problem};
 use super::{Gemm, Matrix, Side};
-use crate::kernels::gemm_f16::{Bindings, Push, Specialization, dispatch};
 use crate::kernels::Kernel;
+use crate::kernels::gemm_f16::{Bindings, Push, Specialization, dispatch};
 use crate::precision::Precision;
 use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, View};
 
