@@ -5,9 +5,9 @@
 use super::blocks::{finish, in_blocks};
 use super::interface;
 use super::problem::{Causal, Problem};
-use super::{Gemm, Matrix, Side};
-use crate::kernels::gemm_f16::{Bindings, Push, Specialization, dispatch};
+use super::{Gemm, Matrix};
 use crate::kernels::Kernel;
+use crate::kernels::gemm_f16::{Bindings, Push, Specialization, dispatch};
 use crate::precision::Precision;
 use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, View};
 
@@ -150,7 +150,7 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
     let bias_words = gemm.bias.map_or(0, |bias| bias.words);
     problem.check(elements(&gemm.a), elements(&gemm.b), elements(&gemm.c), bias_words);
     assert!(!gemm.c.packed, "the result is not packed");
-    let (a_scale, b_scale) = (scale(gemm, Side::A, units), scale(gemm, Side::B, units));
+    let (a_scale, b_scale) = (scale(&gemm.a, units), scale(&gemm.b, units));
     let numbers = interface::push(&problem).to_bytes();
     let scales = [a_scale, b_scale, 1.0 / (a_scale * b_scale)];
     let scale_bytes = scales.iter().flat_map(|scale| scale.to_ne_bytes()).collect::<Vec<u8>>();
@@ -196,9 +196,8 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
 }
 
 /// What a factor is multiplied by before it is rounded.
-fn scale(gemm: &Gemm, side: Side, units: MatrixUnits) -> f32 {
-    let matrix = if side == Side::A { &gemm.a } else { &gemm.b };
-    let scaled = units.factor == Factor::F16 && gemm.gradient == Some(side) && !matrix.packed;
+fn scale(factor: &Matrix, units: MatrixUnits) -> f32 {
+    let scaled = units.factor == Factor::F16 && factor.gradient && !factor.packed;
     if scaled { GRADIENT_SCALE } else { 1.0 }
 }
 
