@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hlx::cpu::CpuExecutor;
 use hlx::exact::fill_normal;
 use hlx::ops::gemm::fast::FastTile;
+use hlx::ops::gemm::wide::{self, WidePlan, WideTile};
 use hlx::ops::gemm::{Gemm, Matrix, Pass, Tiling};
 use hlx::recording::{Dispatch, Executor, Group, Program, RecordingId, Residence, View};
 use hlx::vulkan::{Device, Selection, VulkanExecutor};
@@ -79,11 +80,16 @@ impl Product {
     }
 }
 
+/// Different numbers of an operand.
+const NUMBERS: usize = (1 << 20) + 7;
+
 /// Gives the operands numbers.
 fn fill(executor: &mut dyn Executor, views: [View; 2]) {
     for (seed, view) in views.into_iter().enumerate() {
-        let mut values = vec![0.0; view.words];
-        fill_normal(&mut values, 1.0, seed as u64, 0, 0);
+        // Some numbers over and over: drawing them takes longer than multiplying them.
+        let mut numbers = vec![0.0; NUMBERS.min(view.words)];
+        fill_normal(&mut numbers, 1.0, seed as u64, 0, 0);
+        let values: Vec<f32> = numbers.iter().cycle().take(view.words).copied().collect();
         executor.write(view, bytemuck::cast_slice(&values)).expect("the device works");
     }
 }
@@ -149,7 +155,37 @@ fn compare_tilings(device: &Arc<Device>) {
     }
 }
 
+/// GFLOP/s of the product of packed factors with tiles of several kinds.
+fn compare_wide_tiles(device: &Arc<Device>) {
+    let tile = WideTile::new;
+    let kinds = [tile(128, 256), tile(256, 128), tile(128, 128), tile(64, 256), tile(64, 128), tile(64, 64)];
+    let tiles: Vec<WideTile> = kinds
+        .into_iter()
+        .flat_map(|tile| [32, 64].map(|step| WideTile { step, ..tile }))
+        .flat_map(|tile| [1, 8].map(|band| WideTile { band, ..tile }))
+        .collect();
+    for product in &LARGE {
+        let mut shortest = vec![f64::INFINITY; tiles.len()];
+        for _ in 0..ROUNDS {
+            for (tile, shortest) in tiles.iter().zip(&mut shortest) {
+                let plan = WidePlan { tile: *tile, block_terms: product.sizes[1] };
+                let record = |gemm: &Gemm| {
+                    // The factors' words are taken for twice as many packed elements.
+                    let gemm = Gemm { a: gemm.a.packed(), b: gemm.b.packed(), ..*gemm };
+                    wide::record(&gemm, &plan, None).remove(0)
+                };
+                *shortest = shortest.min(seconds_on(device, product, record));
+            }
+        }
+        println!("{:?} A transposed: {}, B: {}", product.sizes, product.trans_a, product.trans_b);
+        for (tile, seconds) in tiles.iter().zip(shortest) {
+            println!("  {tile:?}: {:.1} TFLOP/s", product.flops() / seconds * 1e-12);
+        }
+    }
+}
+
 fn main() {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     // `cargo bench` adds an argument of its own.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let device = (arguments.first().map(String::as_str) == Some("vulkan")).then(|| {
@@ -163,6 +199,9 @@ fn main() {
     }
     if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "tilings")) {
         return compare_tilings(device);
+    }
+    if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "wide")) {
+        return compare_wide_tiles(device);
     }
     println!("{:>5} {:>5} {:>5}  layout batches {:>10} {:>9}", "m", "k", "n", "us", "GFLOP/s");
     for product in &PRODUCTS {

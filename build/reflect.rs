@@ -103,7 +103,7 @@ fn variable(global: &Instruction) -> Option<(Word, StorageClass)> {
 }
 
 /// Suffixes of a second declaration of a binding, that reads the same words in another width or type.
-const ALIAS_SUFFIXES: [&str; 8] = ["_vec2", "_vec3", "_vec4", "_uint", "_uvec2", "_uvec4", "_float", "_bf16"];
+const ALIAS_SUFFIXES: [&str; 7] = ["_vec2", "_vec3", "_vec4", "_uint", "_uvec2", "_uvec4", "_float"];
 
 fn bindings(module: &Module, index: &Index) -> Result<Vec<Binding>, String> {
     let mut declarations: BTreeMap<u32, Vec<Binding>> = BTreeMap::new();
@@ -142,7 +142,7 @@ fn declaration(variable: Word, index: &Index) -> Result<Binding, String> {
     let name = index.member_name(block, 0);
     let item = reference(&array.operands, 0).ok_or(SHAPE)?;
     let element = scalar_or_vector(item, index)
-        .or_else(|| (name.ends_with("_bf16") && is_16_bit_float(item, index)).then_some(Element::U32))
+        .or_else(|| is_16_bit_float(item, index).then_some(Element::U32))
         .ok_or_else(|| format!("`{name}`: only 32-bit float and uint, and vectors of them, are supported"))?;
 
     let declared = |decoration| {
@@ -196,7 +196,7 @@ fn scalar(type_id: Word, index: &Index) -> Option<Element> {
     }
 }
 
-/// What two of fit in a word: only another way to see a binding of words.
+/// What two of fit in a word: outside the shader, a binding of words.
 fn is_16_bit_float(type_id: Word, index: &Index) -> bool {
     let definition = index.definition(type_id);
     definition.is_some_and(|d| {

@@ -13,12 +13,10 @@
 
 #include "exact.glsl"
 
-layout(std430, set = 0, binding = 0) readonly buffer A { uint a[]; };        // [m, k], or [k, m] if TRANS_A
-layout(std430, set = 0, binding = 1) readonly buffer B { uint b[]; };        // [k, n], or [n, k] if TRANS_B
+layout(std430, set = 0, binding = 0) readonly buffer A { bfloat16_t a[]; };  // [m, k], or [k, m] if TRANS_A
+layout(std430, set = 0, binding = 1) readonly buffer B { bfloat16_t b[]; };  // [k, n], or [n, k] if TRANS_B
 layout(std430, set = 0, binding = 2) writeonly buffer C { float c[]; };      // [m, n]
 layout(std430, set = 0, binding = 3) readonly buffer Bias { float bias[]; }; // [n]
-layout(std430, set = 0, binding = 0) readonly buffer AHalves { bfloat16_t a_bf16[]; };
-layout(std430, set = 0, binding = 1) readonly buffer BHalves { bfloat16_t b_bf16[]; };
 
 #define BIAS(column) 0.0
 #include "gemm_free.glsl"
@@ -46,17 +44,17 @@ float with_bias(const in uint32_t row, const in uint32_t column, const in float 
         LEFT left;                                                                                           \
         RIGHT right;                                                                                         \
         if (TRANS_A != 0) {                                                                                  \
-            coopMatLoadTensorNV(left, a_bf16, a_start,                                                       \
+            coopMatLoadTensorNV(left, a, a_start,                                                       \
                                 sliceTensorLayoutNV(left_rows, term, STEP, corner.y, TILE_ROWS), swapped);   \
         } else {                                                                                             \
-            coopMatLoadTensorNV(left, a_bf16, a_start,                                                       \
+            coopMatLoadTensorNV(left, a, a_start,                                                       \
                                 sliceTensorLayoutNV(left_rows, corner.y, TILE_ROWS, term, STEP));            \
         }                                                                                                    \
         if (TRANS_B != 0) {                                                                                  \
-            coopMatLoadTensorNV(right, b_bf16, b_start,                                                      \
+            coopMatLoadTensorNV(right, b, b_start,                                                      \
                                 sliceTensorLayoutNV(right_rows, corner.x, TILE_COLUMNS, term, STEP), swapped); \
         } else {                                                                                             \
-            coopMatLoadTensorNV(right, b_bf16, b_start,                                                      \
+            coopMatLoadTensorNV(right, b, b_start,                                                      \
                                 sliceTensorLayoutNV(right_rows, term, STEP, corner.x, TILE_COLUMNS));        \
         }                                                                                                    \
         sum = coopMatMulAdd(left, right, sum);                                                               \
@@ -68,7 +66,8 @@ void main() {
     uint b_start = batch_start(push.b_first, push.b_outer, push.b_inner);
     uint c_start = batch_start(push.c_first, push.c_outer, push.c_inner);
     uint end = end_of_terms(corner.y + TILE_ROWS);
-    uint first = first_term(corner.y);
+    // So that it is plain that shares begin at multiples of their length.
+    uint first = first_term(corner.y) / STEP * STEP;
     tensorViewNV<2, false, 1, 0> swapped = createTensorViewNV(2, false, 1, 0);
     // The terms end where the block does, not where the operand does.
     uvec2 left_size = TRANS_A != 0 ? uvec2(end, push.m) : uvec2(push.m, end);

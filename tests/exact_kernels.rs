@@ -303,6 +303,16 @@ fn update_kernels() {
             update.update(r, params, grads, m, v, schedule, factor, spoiled);
         });
     }
+    let most = adam::LARGEST_SUM_OF_SQUARES;
+    for squares in [most, most.next_up(), f32::INFINITY, f32::NAN] {
+        check(&device, &format!("clipping of squares that add up to {squares:e}"), |case, r| {
+            let sum_of_squares = case.add(1, Fill::Words(vec![squares.to_bits()]));
+            let loss_sum = case.add(1, Fill::Positive(100.0));
+            let (factor, results) = (case.add(1, Fill::Output), case.add(3, Fill::Output));
+            let spoiled = case.add(1, Fill::Output);
+            adam::clip_factor(r, 1.0, 1.0 / 768.0, sum_of_squares, loss_sum, factor, results, spoiled);
+        });
+    }
     common::assert_silent(&device);
 }
 

@@ -32,24 +32,29 @@ uint swizzled(uint quad, uint term) {
     return quad ^ (term & 4);
 }
 
-// Four stored elements side by side, zero past the stored matrix' end: (row, column) to (row, column + 3).
+// Which of four elements side by side lie inside a stored matrix.
+bvec4 inside(uint row, uint column, uint rows, uint columns) {
+    return lessThan(uvec4(column) + uvec4(0, 1, 2, 3), uvec4(row < rows ? columns : 0));
+}
+
+// Four stored elements side by side, zero past the stored matrix' end: (row, column) to (row, column + 3). What
+// lies outside is read from the start instead: a load that no branch guards can be on its way during the maths.
 vec4 fetch_left(uint start, uint row, uint column) {
     uint at = start + row * push.lda + column;
     if (WHOLE != 0) {
         return LEFT_VEC4[at / 4];
     }
-    uint rows = TRANS_A != 0 ? push.k : push.m;
     uint columns = TRANS_A != 0 ? push.m : push.k;
-    if (WIDE_A != 0 && row < rows && column + 4 <= columns) {
-        return LEFT_VEC4[at / 4];
-    }
-    vec4 x = vec4(0.0);
-    [[unroll]] for (uint i = 0; i < 4; ++i) {
-        if (row < rows && column + i < columns) {
-            x[i] = LEFT[at + i];
+    bvec4 some = inside(row, column, TRANS_A != 0 ? push.k : push.m, columns);
+    vec4 x;
+    if (WIDE_A != 0 && columns % 4 == 0) {
+        x = LEFT_VEC4[(some.x ? at : start) / 4];
+    } else {
+        [[unroll]] for (uint i = 0; i < 4; ++i) {
+            x[i] = LEFT[some[i] ? at + i : start];
         }
     }
-    return x;
+    return mix(vec4(0.0), x, some);
 }
 
 vec4 fetch_right(uint start, uint row, uint column) {
@@ -57,18 +62,17 @@ vec4 fetch_right(uint start, uint row, uint column) {
     if (WHOLE != 0) {
         return RIGHT_VEC4[at / 4];
     }
-    uint rows = TRANS_B != 0 ? push.n : push.k;
     uint columns = TRANS_B != 0 ? push.k : push.n;
-    if (WIDE_B != 0 && row < rows && column + 4 <= columns) {
-        return RIGHT_VEC4[at / 4];
-    }
-    vec4 x = vec4(0.0);
-    [[unroll]] for (uint i = 0; i < 4; ++i) {
-        if (row < rows && column + i < columns) {
-            x[i] = RIGHT[at + i];
+    bvec4 some = inside(row, column, TRANS_B != 0 ? push.n : push.k, columns);
+    vec4 x;
+    if (WIDE_B != 0 && columns % 4 == 0) {
+        x = RIGHT_VEC4[(some.x ? at : start) / 4];
+    } else {
+        [[unroll]] for (uint i = 0; i < 4; ++i) {
+            x[i] = RIGHT[some[i] ? at + i : start];
         }
     }
-    return x;
+    return mix(vec4(0.0), x, some);
 }
 
 // Which four elements of a share this invocation moves as its i-th: if terms lie side by side in memory, four

@@ -31,15 +31,18 @@ struct Room {
 }
 
 impl Room {
-    /// Where so many words would be lent.
-    fn start(&self, words: usize) -> usize {
-        if self.next + words > ROOM_WORDS { 0 } else { self.next }
+    /// Makes sure that so many words can be lent one after the other.
+    fn prepare(&mut self, words: usize) {
+        if self.next + words > ROOM_WORDS {
+            self.next = 0;
+        }
     }
 
-    fn lend(&mut self, start: usize, words: usize) -> View {
-        self.next = start + align_words(words);
+    fn lend(&mut self, words: usize) -> View {
+        let view = View { buffer: self.buffer, offset: self.next, words };
+        self.next += align_words(words);
         self.words = self.words.max(self.next);
-        View { buffer: self.buffer, offset: start, words }
+        view
     }
 }
 
@@ -76,7 +79,9 @@ impl Recorder {
         let Some(split) = split else {
             return self.add(gemm.record(&self.traits));
         };
-        let partials = self.take(split.partial_words());
+        let words = split.partial_words();
+        self.room.as_mut().expect("there is room").prepare(align_words(words));
+        let partials = self.take(words);
         split.record(None, partials).into_iter().for_each(|dispatch| self.add(dispatch));
     }
 
@@ -88,10 +93,9 @@ impl Recorder {
         program.add_recording(name, self.dispatches)
     }
 
-    /// Room for so many words; what was packed there is gone.
+    /// The next so many words of the prepared room; what was packed there is gone.
     fn take(&mut self, words: usize) -> View {
-        let room = self.room.as_mut().expect("a recorder that lends room");
-        let view = room.lend(room.start(align_words(words)), words);
+        let view = self.room.as_mut().expect("a recorder that lends room").lend(words);
         self.packed.retain(|(_, packed)| !packed.overlaps(&view));
         view
     }
@@ -118,7 +122,7 @@ impl Recorder {
             let words = missing.map(|(_, source)| align_words(packed_words(source.words))).sum::<usize>()
                 + align_words(partial_words);
             let room = self.room.as_mut().expect("a recorder that lends room");
-            room.next = room.start(words);
+            room.prepare(words);
             let lent = View { buffer: room.buffer, offset: room.next, words: words.max(1) };
             let before = self.packed.len();
             self.packed.retain(|(_, packed)| !packed.overlaps(&lent));
