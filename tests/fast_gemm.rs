@@ -39,8 +39,8 @@ fn every_shape_and_layout() {
     check_tile(tile, &batches_and_triangles());
 }
 
-/// The other tiles, the other orders of tiles, with one share in shared memory and with other patches. Building
-/// a large tile's kernel takes software Vulkan seconds.
+/// The other tiles, the other orders of tiles, with one share in shared memory and with other patches.
+/// Building a large tile's kernel takes software Vulkan seconds.
 #[test]
 fn every_tile() {
     let large = TILES[0];

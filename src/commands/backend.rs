@@ -45,8 +45,8 @@ impl Backend {
                 Ok(chosen)
             }
             Some(reason) => Err(Error::NoDevice(format!(
-                "{} does not offer --precision {precision}: {reason}. Take --precision f32 or exact, or another \
-                 --device",
+                "{} does not offer --precision {precision}: {reason}. Take --precision f32 or exact, or \
+                 another --device",
                 chosen.backend.name()
             ))),
         }
@@ -54,7 +54,8 @@ impl Backend {
 
     /// Why this backend does not offer a precision, if so.
     ///
-    /// The CPU executor, and software Vulkan, calculate `f32` as they do `exact`: nothing else is faster there.
+    /// The CPU executor, and software Vulkan, calculate `f32` as they do `exact`: nothing else is faster
+    /// there.
     pub fn lacks(&self, precision: Precision) -> Option<String> {
         let units = self.traits(precision).matrix_units;
         (precision == Precision::Mixed && units.is_none()).then(|| {
@@ -73,8 +74,8 @@ impl Backend {
         match trial::first_departure(traits, CpuExecutor::load, load)? {
             None => Ok(()),
             Some(departure) => Err(Error::NoDevice(format!(
-                "{} multiplies wrongly in --precision {precision}: {departure}. Take --precision exact, update its \
-                 driver, or choose another --device",
+                "{} multiplies wrongly in --precision {precision}: {departure}. Take --precision exact, update \
+                 its driver, or choose another --device",
                 self.name()
             ))),
         }

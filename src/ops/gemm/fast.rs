@@ -1,4 +1,5 @@
-//! Products in shared memory: their tiles, how a product is cut up, and the kernel outside the exact contract.
+//! Products in shared memory: their tiles, how a product is cut up, and the kernel outside the exact
+//! contract.
 //!
 //! The order of a sum follows from the product's shape alone, so results are the same on every run.
 
@@ -60,8 +61,8 @@ impl FastTile {
         FastTile { row_quads, column_quads, step: 8, shares: 1, unrolled: 8, ..large }
     }
 
-    /// 4 x 4 elements an invocation and many terms at a time, for products that are over so soon that waiting for
-    /// memory takes longest.
+    /// 4 x 4 elements an invocation and many terms at a time, for products that are over so soon that waiting
+    /// for memory takes longest.
     const fn short(rows: usize, columns: usize) -> FastTile {
         FastTile { step: 32, ..FastTile::small(rows, columns) }
     }
@@ -71,18 +72,8 @@ impl FastTile {
         self.rows * self.columns / (16 * self.row_quads * self.column_quads)
     }
 
-    /// How much of its multiplying power a processor reaches with these tiles in exact products.
-    fn exact_efficiency(&self) -> f64 {
-        match self.invocations() * self.row_quads * self.column_quads {
-            1024.. => 1.0,
-            512.. => 0.85,
-            256.. => 0.7,
-            128.. => 0.5,
-            _ => 0.35,
-        }
-    }
-
-    /// The same with fused multiply-add, as measured on an NVIDIA H200 with 4096 x 4096 x 4096.
+    /// How much of its multiplying power a processor reaches with these tiles and fused multiply-add:
+    /// measured on an NVIDIA H200 with 4096 x 4096 x 4096.
     fn efficiency(&self) -> f64 {
         match (self.rows * self.columns, self.row_quads * self.column_quads) {
             (16384.., _) => 0.62,
@@ -132,14 +123,14 @@ pub const TILES: [FastTile; 7] = [
     FastTile::short(32, 32),
 ];
 
-/// The same for exact products.
-const EXACT_TILES: [FastTile; 6] = [
-    FastTile::large(128, 128),
-    FastTile::large(64, 128),
-    FastTile::large(128, 64),
-    FastTile::large(64, 64),
-    FastTile::small(32, 64),
-    FastTile::small(32, 32),
+/// The same for the exact kernels, whose sums take more instructions, each with its share of the best one's
+/// speed on an NVIDIA H200.
+const EXACT_TILES: [(FastTile, f64); 5] = [
+    (FastTile { shares: 1, ..FastTile::large(64, 128) }, 1.0),
+    (FastTile { shares: 1, ..FastTile::large(128, 64) }, 1.0),
+    (FastTile { shares: 1, ..FastTile::small(64, 64) }, 0.97),
+    (FastTile::small(32, 64), 0.82),
+    (FastTile::small(32, 32), 0.6),
 ];
 
 /// How a product is computed.
@@ -155,6 +146,8 @@ pub struct Plan {
 /// that memory moves in a cycle, and the cycles that a workgroup and a dispatch take beside their work.
 const PROCESSORS: usize = 132;
 const PRODUCTS_A_CYCLE: f64 = 128.0;
+// A multiplication and an addition take twice as long as both in one, and the best tile reaches this.
+const EXACT_PRODUCTS_A_CYCLE: f64 = 0.78 * 64.0;
 const WORDS_A_CYCLE: f64 = 400.0;
 const WORKGROUP_CYCLES: f64 = 1500.0;
 const DISPATCH_CYCLES: f64 = 5000.0;
@@ -169,14 +162,13 @@ impl Plan {
     /// The same for the exact kernels, whose blocks are the contract's: all of them apart, or none.
     pub fn best_exact(problem: &Problem, may_split: bool) -> Plan {
         let plan = |tile, block_terms| Plan { tile, block_terms };
-        let plans = EXACT_TILES.iter().flat_map(|&tile| {
+        let plans = EXACT_TILES.iter().flat_map(|&(tile, speed)| {
             let split = (may_split && problem.k > K_BLOCK).then_some(plan(tile, K_BLOCK));
-            split.into_iter().chain([plan(tile, problem.k)])
+            split.into_iter().chain([plan(tile, problem.k)]).map(move |plan| (plan, speed))
         });
-        // A multiplication and an addition take twice as long as both in one.
-        let cycles =
-            |plan: &Plan| plan.cycles(problem, PRODUCTS_A_CYCLE / 2.0 * plan.tile.exact_efficiency());
-        plans.min_by(|x, y| cycles(x).total_cmp(&cycles(y))).expect("there is always a plan of one block")
+        let cycles = |(plan, speed): &(Plan, f64)| plan.cycles(problem, EXACT_PRODUCTS_A_CYCLE * speed);
+        let least = plans.min_by(|x, y| cycles(x).total_cmp(&cycles(y)));
+        least.expect("there is always a plan of one block").0
     }
 
     /// The plan that takes the least time by a rough estimate, with sums in at most so many blocks.

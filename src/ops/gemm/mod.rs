@@ -29,8 +29,8 @@ pub struct Matrix {
     pub view: View,
     /// How the matrices lie in them.
     pub layout: Layout,
-    /// The elements are pairs of 16-bit floats of the device's [`Factor`](crate::recording::Factor), two a word,
-    /// the first one low. Only fast products on matrix units read them.
+    /// The elements are pairs of 16-bit floats of the device's [`Factor`](crate::recording::Factor), two a
+    /// word, the first one low. Only fast products on matrix units read them.
     pub packed: bool,
     /// The elements are gradients, so small that 16 bits may not hold them as they are.
     pub gradient: bool,

@@ -62,9 +62,9 @@ pub struct UnitPlan {
     pub block_terms: usize,
 }
 
-/// The device that plans are made for, an NVIDIA H100: its processors, the products that one adds up in a cycle
-/// in the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch take
-/// beside their work.
+/// The device that plans are made for, an NVIDIA H100: its processors, the products that one adds up in a
+/// cycle in the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a
+/// dispatch take beside their work.
 const PROCESSORS: f64 = 132.0;
 const PRODUCTS_A_CYCLE: f64 = 500.0;
 const WORDS_A_CYCLE: f64 = 400.0;
@@ -78,9 +78,9 @@ const BLOCK_UNIT: usize = 64;
 const MAX_BLOCKS: usize = 32;
 const MAX_PARTIAL_WORDS: usize = 1 << 23;
 
-/// What gradients are multiplied by before they are rounded to [`Factor::F16`], whose smallest normal number is
-/// 2^-14: so gradients keep all of their significand down to 2^-28, and something down to 2^-38. They may be as
-/// large as 4; larger ones count as 4.
+/// What gradients are multiplied by before they are rounded to [`Factor::F16`], whose smallest normal
+/// number is 2^-14: so gradients keep all of their significand down to 2^-28, and something down to 2^-38.
+/// They may be as large as 4; larger ones count as 4.
 const GRADIENT_SCALE: f32 = (1 << 14) as f32;
 
 impl UnitPlan {
