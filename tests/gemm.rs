@@ -55,8 +55,8 @@ fn one_invocation_a_tile() {
     check_both_passes(&batches_and_triangles(), Tiling::Alone);
 }
 
-/// A shared tile whose kernel has its loop over terms left as a loop: software Vulkan takes minutes to compile it
-/// otherwise, and the order of the sums is the same.
+/// A shared tile whose kernel has its loop over terms left as a loop: software Vulkan takes minutes to
+/// compile it otherwise, and the order of the sums is the same.
 fn shared(tile: FastTile) -> Tiling {
     Tiling::Shared(FastTile { unrolled: 1, ..tile })
 }

@@ -15,8 +15,8 @@ pub const fn transposed_pitch(rows: usize) -> usize {
     rows.next_multiple_of(8)
 }
 
-/// output `[packed_words(n)]` from input `[n]`: bfloat16, rounded to nearest even, the first of two in the low
-/// half.
+/// output `[packed_words(n)]` from input `[n]`: bfloat16, rounded to nearest even, the first of two in the
+/// low half.
 pub fn pack(r: &mut Recorder, input: View, output: View) {
     assert_eq!(output.words, packed_words(input.words), "two floats in a word");
     r.add(kernels::pack::dispatch(

@@ -55,8 +55,8 @@ impl Source {
     }
 }
 
-/// A buffer that partial sums and packed factors of products are put in, one after the other and from the start
-/// again.
+/// A buffer that partial sums and packed factors of products are put in, one after the other and from the
+/// start again.
 struct Room {
     buffer: BufferId,
     next: usize,
@@ -150,8 +150,8 @@ impl Recorder {
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
     }
 
-    /// Makes sure that taking what these factors and so many words still need drops none of the factors: where
-    /// it would, the room is used from its start.
+    /// Makes sure that taking what these factors and so many words still need drops none of the factors:
+    /// where it would, the room is used from its start.
     fn make_room(&mut self, sources: [Source; 2], partial_words: usize) {
         loop {
             let missing = sources

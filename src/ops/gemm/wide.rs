@@ -55,9 +55,9 @@ pub struct WidePlan {
     pub block_terms: usize,
 }
 
-/// The device that plans are made for, an NVIDIA H100: its processors, the products that one adds up in a cycle
-/// in the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch take
-/// beside their work.
+/// The device that plans are made for, an NVIDIA H100: its processors, the products that one adds up in a
+/// cycle in the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a
+/// dispatch take beside their work.
 const PROCESSORS: f64 = 132.0;
 const PRODUCTS_A_CYCLE: f64 = 800.0;
 const WORDS_A_CYCLE: f64 = 400.0;
