@@ -196,21 +196,24 @@ impl Gpt {
         cross_entropy::forward(r, self.logits, inputs.targets, losses, self.activations.d_logits);
     }
 
-    /// Every parameter's gradient into the arena `grads`, after [`Gpt::record_loss`]. `scale` is
-    /// 1 / positions in the whole batch, micro-batches together.
-    pub fn record_backward(
-        &self,
-        r: &mut Recorder,
-        inputs: &Inputs,
-        sorted: &SortedPositions,
-        grads: View,
-        scale: f32,
-    ) {
+    /// Losses `[N]`, and the logits' gradient. `scale` is 1 / positions in the whole batch, micro-batches
+    /// together.
+    pub fn record_loss_and_gradient(&self, r: &mut Recorder, inputs: &Inputs, losses: View, scale: f32) {
+        let d_logits = self.activations.d_logits;
+        if cross_entropy::is_fused(self.config.vocab_size, &r.traits) {
+            cross_entropy::fused(r, self.logits, inputs.targets, losses, d_logits, scale);
+        } else {
+            self.record_loss(r, inputs, losses);
+            cross_entropy::backward(r, inputs.targets, d_logits, scale);
+        }
+    }
+
+    /// Every parameter's gradient into the arena `grads`, after [`Gpt::record_loss_and_gradient`].
+    pub fn record_backward(&self, r: &mut Recorder, inputs: &Inputs, sorted: &SortedPositions, grads: View) {
         let a = &self.activations;
         let training = "a training model has the backward pass's buffers";
         let d_stream = a.d_stream.expect(training);
         let back = a.scratch.backward.as_ref().expect(training);
-        cross_entropy::backward(r, inputs.targets, a.d_logits, scale);
         self.record_output_backward(r, grads, back.d_normed);
         self.ln_f.op(self.params, a.stats).backward(
             r,
