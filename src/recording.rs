@@ -217,6 +217,8 @@ pub struct Traits {
     /// The longest view that a dispatch can bind. What works on a whole arena is dispatched in pieces of
     /// at most this length, cut where no sum is.
     pub max_view_words: usize,
+    /// Shared memory of one workgroup, in bytes.
+    pub shared_memory_bytes: usize,
     /// The device's matrix units, if hlx has kernels for them.
     pub matrix_units: Option<MatrixUnits>,
 }
@@ -227,6 +229,7 @@ impl Traits {
         precision: Precision::Exact,
         fast_shared_memory: false,
         max_view_words: usize::MAX,
+        shared_memory_bytes: usize::MAX,
         matrix_units: None,
     };
 

@@ -33,7 +33,8 @@ impl AttentionShape {
         (1.0 / libm::sqrt(self.d_head as f64)) as f32
     }
 
-    fn rows(&self) -> usize {
+    /// Rows of scores, B*H*T.
+    pub fn rows(&self) -> usize {
         self.batch * self.n_head * self.context
     }
 }

@@ -1,0 +1,145 @@
+//! Fused attention gives what the exact kernels give, as far as its precision promises.
+
+#[path = "common/attention.rs"]
+mod attention;
+mod common;
+#[path = "common/recipe.rs"]
+mod recipe;
+
+use std::sync::Arc;
+
+use attention::{Case, relative_error};
+use hlx::config::TrainOptions;
+use hlx::cpu::CpuExecutor;
+use hlx::precision::Precision;
+use hlx::recording::{Executor, Program, Traits};
+use hlx::train::digest::StateDigest;
+use hlx::train::run::{feed, schedule, step_shape};
+use hlx::train::session::{Session, StepRates};
+use hlx::vulkan::{Device, VulkanExecutor};
+use recipe::Recipe;
+
+const TRAINED_STEPS: u64 = 20;
+
+fn load(device: &Arc<Device>) -> impl FnOnce(Program) -> Box<dyn Executor> {
+    |program| Box::new(VulkanExecutor::load(device, program).unwrap())
+}
+
+fn f32_traits(device: &Device) -> Traits {
+    Traits { precision: Precision::F32, fast_shared_memory: true, ..device.traits() }
+}
+
+/// B, H, T and D with ones, primes, and T at, before and past the edges of blocks.
+fn cases() -> impl Iterator<Item = Case> {
+    const SHAPES: [[usize; 4]; 14] = [
+        [1, 1, 1, 1],
+        [1, 1, 2, 4],
+        [2, 3, 7, 5],
+        [1, 2, 16, 16],
+        [3, 1, 17, 8],
+        [1, 2, 31, 32],
+        [2, 2, 32, 64],
+        [1, 3, 33, 64],
+        [1, 1, 64, 36],
+        [1, 2, 65, 64],
+        [1, 1, 128, 32],
+        [1, 1, 131, 48],
+        [1, 1, 50, 100],
+        [1, 1, 40, 128],
+    ];
+    SHAPES.iter().zip(1u64..).flat_map(|(&[batch, n_head, context, d_head], seed)| {
+        [None, Some(0.2)].map(|dropout| Case {
+            batch,
+            n_head,
+            context,
+            d_head,
+            dropout,
+            seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        })
+    })
+}
+
+#[test]
+fn f32_is_as_accurate_as_the_exact_kernels() {
+    let device = common::open();
+    let traits = f32_traits(&device);
+    let mut worst: f64 = 0.0;
+    for case in cases() {
+        let Some(fused) = case.fused(&traits, load(&device)) else {
+            // A device with little shared memory has no kernel for wide heads.
+            assert!(case.d_head > 64, "{case:?} has no fused kernel");
+            println!("{case:?}: no fused kernel");
+            continue;
+        };
+        let (reference, exact) = (case.reference().parts(&case), case.exact().parts(&case));
+        for (((name, fused), (_, exact)), (_, reference)) in
+            fused.parts(&case).iter().zip(&exact).zip(&reference)
+        {
+            let [error, exact_error] = [fused, exact].map(|x| relative_error(x, reference));
+            let apart = relative_error(fused, exact);
+            worst = worst.max(apart);
+            // Where the exact kernels are that far from f64 themselves, nothing more is asked.
+            assert!(
+                apart <= 1e-6 || error <= exact_error,
+                "{case:?}: {name} is {apart:e} from the exact kernels, {error:e} from f64, they {exact_error:e}"
+            );
+        }
+    }
+    println!("{}: at most {worst:.1e} from the exact kernels", device.info().name);
+    common::assert_silent(&device);
+}
+
+/// Losses of 20 training steps, and the digest of the state after them.
+fn train(
+    recipe: &Recipe,
+    traits: Traits,
+    load: impl FnOnce(Program) -> Box<dyn Executor>,
+) -> (Vec<f32>, StateDigest) {
+    let shape = step_shape(&recipe.config, recipe.data.tokenizer.vocab_size());
+    let mut session = Session::new(shape, traits, |train| {
+        let fused = train.program.buffers.iter().any(|b| b.name == "h.0.lse");
+        assert_eq!(fused, traits.wants_fast_kernels());
+        Ok(load(train.program.clone()))
+    })
+    .unwrap();
+    session.load_state(&recipe.initial).unwrap();
+    let mut feed = feed(&recipe.config, &recipe.data).unwrap();
+    let schedule = schedule(&recipe.config, TRAINED_STEPS);
+    let losses = (0..TRAINED_STEPS).map(|step| {
+        let rates = StepRates { lr: schedule.lr(step), weight_decay: recipe.config.weight_decay };
+        session.step_now(feed.micro_batches(step), rates).unwrap().loss
+    });
+    let losses = losses.collect();
+    (losses, StateDigest::of(&session.state().unwrap()))
+}
+
+/// Training with fused attention follows training in exact precision, dropout included: the masks are the
+/// same.
+#[test]
+fn a_model_trains_as_in_exact_precision() {
+    let device = common::open();
+    for dropout in [0.0, 0.1] {
+        let recipe = Recipe::of(TrainOptions {
+            n_layer: Some(2),
+            d_model: Some(32),
+            n_head: Some(2),
+            context: Some(40),
+            batch_size: Some(3),
+            grad_accum: Some(2),
+            dropout: Some(dropout),
+            steps: Some(TRAINED_STEPS),
+            warmup_steps: Some(2),
+            val_fraction: Some(0.0),
+            ..TrainOptions::default()
+        });
+        let on_cpu = |program| -> Box<dyn Executor> { Box::new(CpuExecutor::load(program).unwrap()) };
+        let (exact, _) = train(&recipe, CpuExecutor::TRAITS, on_cpu);
+        let (losses, digest) = train(&recipe, f32_traits(&device), load(&device));
+        for (step, (loss, exact)) in losses.iter().zip(&exact).enumerate() {
+            assert!((loss - exact).abs() <= 1e-4, "dropout {dropout}, step {step}: {loss}, exact {exact}");
+        }
+        assert!(losses[TRAINED_STEPS as usize - 1] < losses[0] - 0.1, "nothing was learnt: {losses:?}");
+        assert_eq!(train(&recipe, f32_traits(&device), load(&device)), (losses, digest), "a second run");
+    }
+    common::assert_silent(&device);
+}
