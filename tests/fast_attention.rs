@@ -47,7 +47,7 @@ fn cases() -> impl Iterator<Item = Case> {
         [1, 1, 50, 100],
         [1, 1, 40, 128],
     ];
-    SHAPES.iter().zip(1u64..).flat_map(|(&[batch, n_head, context, d_head], seed)| {
+    SHAPES.iter().zip(1..).flat_map(|(&[batch, n_head, context, d_head], seed)| {
         [None, Some(0.2)].map(|dropout| Case {
             batch,
             n_head,

@@ -298,11 +298,12 @@ fn imports(source: &Source) -> Vec<String> {
     foreign.map(|name| format!("module {module} may not import {name}")).collect()
 }
 
-/// Stems of shaders without a function of that name among the operations.
+/// Stems of exact shaders without a function of that name among the operations.
 fn without_twin(sources: &[Source]) -> Vec<String> {
     let ops: Vec<String> =
         sources.iter().filter(|s| s.is_rust() && s.module() == Some("ops")).map(|s| code(&s.text)).collect();
-    let shaders = sources.iter().filter_map(|s| s.path.strip_prefix("shaders/")?.strip_suffix(".comp"));
+    let exact = sources.iter().filter(|s| !s.text.lines().any(|line| line == "#pragma hlx fast"));
+    let shaders = exact.filter_map(|s| s.path.strip_prefix("shaders/")?.strip_suffix(".comp"));
     let has_twin = |stem: &str| ops.iter().any(|code| code.contains(&format!("pub fn {stem}(")));
     shaders.filter(|stem| !has_twin(stem)).map(str::to_owned).collect()
 }
