@@ -219,6 +219,8 @@ pub struct Traits {
     pub max_view_words: usize,
     /// Shared memory of one workgroup, in bytes.
     pub shared_memory_bytes: usize,
+    /// Invocations that run in lockstep, as the device says; kernels must be right with any number.
+    pub subgroup_size: usize,
     /// The device's matrix units, if hlx has kernels for them.
     pub matrix_units: Option<MatrixUnits>,
 }
@@ -230,6 +232,7 @@ impl Traits {
         fast_shared_memory: false,
         max_view_words: usize::MAX,
         shared_memory_bytes: usize::MAX,
+        subgroup_size: 1,
         matrix_units: None,
     };
 

@@ -22,6 +22,7 @@ layout(push_constant) uniform Push {
     uint purpose;
     uint threshold;
     float keep_scale;  // 1/(1-p)
+    float gradient_scale;  // a power of two by which gradients are multiplied while they are 16-bit factors
 } push;
 
 const float LOG2_OF_E = 1.4426950408889634;

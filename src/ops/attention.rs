@@ -9,23 +9,27 @@ use super::Recorder;
 use super::dropout::Dropout;
 use super::softmax::AttentionShape;
 use crate::exact::{dropout_scale, dropout_threshold};
-use crate::kernels::{attention_backward_keys, attention_backward_queries, attention_forward};
-use crate::recording::{Traits, View};
-
-/// Rows of blocks of queries and of keys, the best first. Invocations compute 4 x 4 scores each.
-const BLOCKS: [(usize, usize); 4] = [(64, 32), (32, 32), (32, 16), (16, 16)];
+use crate::kernels::{Kernel, attention_forward};
+use crate::precision::Precision;
+use crate::recording::{Dispatch, Factor, Traits, View};
 
 /// Workgroups that Vulkan lets every device have in a direction.
 const MAX_GROUPS: usize = 65_535;
+
+/// Rows and columns of the tiles of matrix units.
+const SIDE: usize = 16;
+
+/// Channels of the widest head that the kernels on matrix units keep in matrices.
+const MAX_MATRIX_CHANNELS: usize = 128;
 
 /// Attention of one layer, in kernels that this device can run.
 #[derive(Clone, Copy, Debug)]
 pub struct FusedAttention {
     shape: AttentionShape,
     dropout: Option<Dropout>,
-    forward: Blocks,
-    backward_queries: Blocks,
-    backward_keys: Blocks,
+    kernels: Kernels,
+    /// How each part's kernel cuts a head's scores, in the order of [`PARTS`].
+    blocks: [Blocks; 3],
 }
 
 /// What the forward pass reads and writes.
@@ -54,52 +58,137 @@ pub struct BackwardViews {
     pub d_qkv: View,
 }
 
-/// How a kernel cuts a head's scores.
-#[derive(Clone, Copy, Debug)]
-struct Blocks {
-    queries: usize,
-    keys: usize,
-    /// D, rounded up to what the invocations share among them.
-    channels: usize,
+/// A part of the work, each a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The heads' outputs.
+    Forward,
+    /// The gradient of queries.
+    BackwardQueries,
+    /// The gradients of keys and values.
+    BackwardKeys,
 }
 
-impl Blocks {
-    /// The best blocks that fit. `bytes` gives the shared memory that they take; invocations side by side in
-    /// a row share D by the columns of a block, which are `columns(queries, keys)`.
-    fn best(
-        shape: AttentionShape,
-        traits: &Traits,
-        columns: fn(&(usize, usize)) -> usize,
-        bytes: fn(&Blocks) -> usize,
-    ) -> Option<Blocks> {
-        let fits = |blocks: &Blocks| bytes(blocks) <= traits.shared_memory_bytes;
-        let made = |size: &(usize, usize)| Blocks {
-            queries: size.0,
-            keys: size.1,
-            channels: shape.d_head.next_multiple_of(columns(size)),
-        };
-        BLOCKS.iter().map(made).find(fits)
+/// In the order of their dispatches.
+pub const PARTS: [Part; 3] = [Part::Forward, Part::BackwardQueries, Part::BackwardKeys];
+
+/// Positions in a block of scores: queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Rows of scores.
+    pub queries: usize,
+    /// Columns of scores.
+    pub keys: usize,
+}
+
+/// Which kernels do the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kernels {
+    /// In f32, with plain multiply-adds.
+    F32,
+    /// On matrix units; so many invocations in a subgroup.
+    Matrix { factor: Factor, subgroup: usize },
+}
+
+impl Kernels {
+    /// What the precision asks for and the device offers.
+    fn of(traits: &Traits, d_head: usize) -> Kernels {
+        let fits = d_head.is_multiple_of(SIDE) && d_head <= MAX_MATRIX_CHANNELS;
+        match traits.matrix_units {
+            Some(units) if traits.precision == Precision::Mixed && fits => {
+                Kernels::Matrix { factor: units.factor, subgroup: traits.subgroup_size }
+            }
+            _ => Kernels::F32,
+        }
     }
 
-    fn invocations(&self) -> u32 {
-        (self.queries / 4 * self.keys / 4) as u32
+    fn kernel(self, part: Part) -> Kernel {
+        match (self, part) {
+            (Kernels::F32, Part::Forward) => Kernel::AttentionForward,
+            (Kernels::F32, Part::BackwardQueries) => Kernel::AttentionBackwardQueries,
+            (Kernels::F32, Part::BackwardKeys) => Kernel::AttentionBackwardKeys,
+            (Kernels::Matrix { factor: Factor::Bf16, .. }, Part::Forward) => Kernel::AttentionForwardBf16,
+            (Kernels::Matrix { factor: Factor::Bf16, .. }, Part::BackwardQueries) => {
+                Kernel::AttentionBackwardQueriesBf16
+            }
+            (Kernels::Matrix { factor: Factor::Bf16, .. }, Part::BackwardKeys) => {
+                Kernel::AttentionBackwardKeysBf16
+            }
+            (Kernels::Matrix { factor: Factor::F16, .. }, Part::Forward) => Kernel::AttentionForwardF16,
+            (Kernels::Matrix { factor: Factor::F16, .. }, Part::BackwardQueries) => {
+                Kernel::AttentionBackwardQueriesF16
+            }
+            (Kernels::Matrix { factor: Factor::F16, .. }, Part::BackwardKeys) => {
+                Kernel::AttentionBackwardKeysF16
+            }
+        }
     }
 
-    /// Bytes of so many rows of channels, and of so many rows of scores with so many columns.
-    fn bytes(&self, rows: usize, score_rows: usize, score_columns: usize) -> usize {
-        16 * (rows * (self.channels / 4 + 1) + score_rows * (score_columns / 4 + 1))
+    /// Blocks to take, the best first: positions that a workgroup owns, and positions that it goes over.
+    fn blocks(self) -> &'static [(usize, usize)] {
+        match self {
+            Kernels::F32 => &[(64, 32), (32, 32), (32, 16), (16, 16)],
+            Kernels::Matrix { .. } => &[(128, 64), (64, 64), (64, 32), (32, 32), (16, 16)],
+        }
     }
 
-    fn forward_bytes(&self) -> usize {
-        self.bytes(self.queries + 2 * self.keys, self.queries, self.keys) + self.queries * self.keys
+    /// D, rounded up to what a kernel's invocations share among them; the channels past D are zeros.
+    fn channels(self, part: Part, blocks: Blocks, d_head: usize) -> usize {
+        match self {
+            Kernels::F32 => d_head.next_multiple_of(part.owned_and_other(blocks).1),
+            Kernels::Matrix { .. } => d_head,
+        }
     }
 
-    fn backward_queries_bytes(&self) -> usize {
-        self.bytes(2 * (self.queries + self.keys), self.queries, self.keys) + 4 * self.queries
+    fn invocations(self, part: Part, blocks: Blocks) -> usize {
+        /// Enough for eight subgroups of 64; with fewer than there are tiles, subgroups work on several.
+        const MOST: usize = 512;
+        match self {
+            Kernels::F32 => blocks.queries / 4 * (blocks.keys / 4),
+            Kernels::Matrix { subgroup, .. } => {
+                (part.owned_and_other(blocks).0 / SIDE * subgroup).min(MOST.next_multiple_of(subgroup))
+            }
+        }
     }
 
-    fn backward_keys_bytes(&self) -> usize {
-        self.bytes(2 * (self.queries + self.keys), 2 * self.keys, self.queries)
+    /// Shared memory of a workgroup, as the shaders declare it.
+    fn shared_bytes(self, part: Part, blocks: Blocks, d_head: usize) -> usize {
+        let (owned, other) = part.owned_and_other(blocks);
+        let channels = self.channels(part, blocks, d_head);
+        match self {
+            Kernels::F32 => {
+                let rows = 16 * (channels / 4 + 1);
+                let scores = 16 * owned * (other / 4 + 1);
+                match part {
+                    Part::Forward => rows * (owned + 2 * other) + scores + owned * other,
+                    Part::BackwardQueries => 2 * rows * (owned + other) + scores + 4 * owned,
+                    Part::BackwardKeys => 2 * rows * (owned + other) + 2 * scores,
+                }
+            }
+            Kernels::Matrix { .. } => {
+                let staged = owned.max(2 * other) * 16 * (channels / 8 + 1);
+                let a_row_of_tiles = 16 * (SIDE / 4 + 1) + 16 * (SIDE / 8 + 1) + 4;
+                staged + owned * a_row_of_tiles + 4 * SIDE + 8 * other
+            }
+        }
+    }
+}
+
+impl Part {
+    /// Positions that a workgroup owns, and positions that it goes over.
+    fn owned_and_other(self, blocks: Blocks) -> (usize, usize) {
+        match self {
+            Part::Forward | Part::BackwardQueries => (blocks.queries, blocks.keys),
+            Part::BackwardKeys => (blocks.keys, blocks.queries),
+        }
+    }
+
+    /// The inverse of [`Part::owned_and_other`].
+    pub fn blocks(self, owned: usize, other: usize) -> Blocks {
+        match self {
+            Part::Forward | Part::BackwardQueries => Blocks { queries: owned, keys: other },
+            Part::BackwardKeys => Blocks { queries: other, keys: owned },
+        }
     }
 }
 
@@ -111,35 +200,28 @@ impl FusedAttention {
         if !traits.wants_fast_kernels() || !fits_grid {
             return None;
         }
-        let by_keys = |size: &(usize, usize)| size.1;
-        let by_queries = |size: &(usize, usize)| size.0;
-        Some(FusedAttention {
-            shape,
-            dropout,
-            forward: Blocks::best(shape, traits, by_keys, Blocks::forward_bytes)?,
-            backward_queries: Blocks::best(shape, traits, by_keys, Blocks::backward_queries_bytes)?,
-            backward_keys: Blocks::best(shape, traits, by_queries, Blocks::backward_keys_bytes)?,
-        })
+        let kernels = Kernels::of(traits, shape.d_head);
+        let best = |part: Part| {
+            let blocks = kernels.blocks().iter().map(|&(owned, other)| part.blocks(owned, other));
+            let bytes = |blocks: &Blocks| kernels.shared_bytes(part, *blocks, shape.d_head);
+            blocks.filter(|blocks| bytes(blocks) <= traits.shared_memory_bytes).next()
+        };
+        let [Some(forward), Some(queries), Some(keys)] = PARTS.map(best) else { return None };
+        Some(FusedAttention { shape, dropout, kernels, blocks: [forward, queries, keys] })
+    }
+
+    /// The same with other blocks of a part's scores; `None` if they need too much shared memory.
+    pub fn with_blocks(mut self, part: Part, blocks: Blocks, traits: &Traits) -> Option<FusedAttention> {
+        self.blocks[part as usize] = blocks;
+        let bytes = self.kernels.shared_bytes(part, blocks, self.shape.d_head);
+        (bytes <= traits.shared_memory_bytes).then_some(self)
     }
 
     /// heads and lse from qkv.
     pub fn forward(&self, r: &mut Recorder, views: &ForwardViews) {
         self.check(views);
         let ForwardViews { qkv, step_number, heads, lse } = *views;
-        let Blocks { queries, keys, channels } = self.forward;
-        r.add(attention_forward::dispatch(
-            self.push(),
-            attention_forward::Specialization {
-                local_size_x: self.forward.invocations(),
-                queries: queries as u32,
-                keys: keys as u32,
-                channels: channels as u32,
-                wide: self.wide(),
-                dropout: self.dropout.is_some().into(),
-            },
-            attention_forward::Bindings { qkv, step_number, heads, lse },
-            self.groups(queries),
-        ));
+        r.add(self.dispatch(Part::Forward, vec![qkv, step_number, heads, lse]));
     }
 
     /// d_qkv from d_heads.
@@ -150,36 +232,10 @@ impl FusedAttention {
         assert_eq!(delta.words, forward.lse.words, "delta is [B,H,T]");
         assert_eq!(d_qkv.words, forward.qkv.words, "the gradient of queries, keys and values is [B,T,3C]");
         let ForwardViews { qkv, step_number, heads, lse } = forward;
-        let Blocks { queries, keys, channels } = self.backward_queries;
-        let push = attention_backward_queries::Push::from_bytes(&self.push().to_bytes());
-        r.add(attention_backward_queries::dispatch(
-            push,
-            attention_backward_queries::Specialization {
-                local_size_x: self.backward_queries.invocations(),
-                queries: queries as u32,
-                keys: keys as u32,
-                channels: channels as u32,
-                wide: self.wide(),
-                dropout: self.dropout.is_some().into(),
-            },
-            attention_backward_queries::Bindings { qkv, heads, d_heads, lse, step_number, delta, d_qkv },
-            self.groups(queries),
-        ));
-        let Blocks { queries, keys, channels } = self.backward_keys;
-        let push = attention_backward_keys::Push::from_bytes(&self.push().to_bytes());
-        r.add(attention_backward_keys::dispatch(
-            push,
-            attention_backward_keys::Specialization {
-                local_size_x: self.backward_keys.invocations(),
-                queries: queries as u32,
-                keys: keys as u32,
-                channels: channels as u32,
-                wide: self.wide(),
-                dropout: self.dropout.is_some().into(),
-            },
-            attention_backward_keys::Bindings { qkv, d_heads, lse, delta, step_number, d_qkv },
-            self.groups(keys),
-        ));
+        let views = vec![qkv, heads, d_heads, lse, step_number, delta, d_qkv];
+        r.add(self.dispatch(Part::BackwardQueries, views));
+        let views = vec![qkv, d_heads, lse, delta, step_number, d_qkv];
+        r.add(self.dispatch(Part::BackwardKeys, views));
     }
 
     fn check(&self, views: &ForwardViews) {
@@ -190,9 +246,30 @@ impl FusedAttention {
         assert_eq!(views.lse.words, rows, "log-sum-exps are [B,H,T]");
     }
 
-    /// The push constants, the same for all three kernels.
+    /// All kernels of a part take the same views, and all kernels the same constants.
+    fn dispatch(&self, part: Part, views: Vec<View>) -> Dispatch {
+        let AttentionShape { batch, context, n_head, d_head } = self.shape;
+        let blocks = self.blocks[part as usize];
+        let specialization = attention_forward::Specialization {
+            local_size_x: self.kernels.invocations(part, blocks) as u32,
+            queries: blocks.queries as u32,
+            keys: blocks.keys as u32,
+            channels: self.kernels.channels(part, blocks, d_head) as u32,
+            wide: d_head.is_multiple_of(4).into(),
+            dropout: self.dropout.is_some().into(),
+        };
+        let owned = part.owned_and_other(blocks).0;
+        Dispatch {
+            kernel: self.kernels.kernel(part),
+            specialization: specialization.to_words(),
+            push: self.push().to_bytes(),
+            views,
+            groups: [(batch * n_head) as u32, context.div_ceil(owned) as u32, 1],
+        }
+    }
+
     fn push(&self) -> attention_forward::Push {
-        let AttentionShape { context, n_head, d_head, .. } = self.shape;
+        let AttentionShape { batch, context, n_head, d_head } = self.shape;
         let none = Dropout { seed: 0, purpose: 0, probability: 0.0 };
         let Dropout { seed, purpose, probability } = self.dropout.unwrap_or(none);
         attention_forward::Push {
@@ -205,17 +282,54 @@ impl FusedAttention {
             purpose,
             threshold: dropout_threshold(probability),
             keep_scale: dropout_scale(probability),
+            gradient_scale: match self.kernels {
+                // A loss is the mean over all positions, so its gradients are about 1/(B*T), where f16 has
+                // few digits left.
+                Kernels::Matrix { factor: Factor::F16, .. } => (batch * context).next_power_of_two() as f32,
+                _ => 1.0,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::MatrixUnits;
+
+    #[test]
+    fn all_kernels_take_the_same_constants_and_those_of_a_part_the_same_views() {
+        let forward = Kernel::AttentionForward;
+        let matrix = |factor| Kernels::Matrix { factor, subgroup: 32 };
+        for part in PARTS {
+            let plain = Kernels::F32.kernel(part);
+            for kernels in [Kernels::F32, matrix(Factor::Bf16), matrix(Factor::F16)] {
+                let kernel = kernels.kernel(part);
+                assert_eq!(kernel.push_members(), forward.push_members(), "{}", kernel.name());
+                let names = |k: Kernel| k.specialization().iter().map(|c| c.name).collect::<Vec<_>>();
+                assert_eq!(names(kernel), names(forward), "{}", kernel.name());
+                assert_eq!(kernel.bindings(), plain.bindings(), "{}", kernel.name());
+            }
         }
     }
 
-    /// 1 if heads can be read by fours.
-    fn wide(&self) -> u32 {
-        self.shape.d_head.is_multiple_of(4).into()
-    }
-
-    /// Heads in x, blocks of so many positions in y.
-    fn groups(&self, block: usize) -> [u32; 3] {
-        let AttentionShape { batch, context, n_head, .. } = self.shape;
-        [(batch * n_head) as u32, context.div_ceil(block) as u32, 1]
+    #[test]
+    fn a_head_of_any_width_has_kernels_or_none() {
+        for shared_memory_bytes in [16, 32, 48].map(|kib| kib << 10) {
+            for d_head in 1..=256 {
+                let shape = AttentionShape { batch: 2, context: 100, n_head: 3, d_head };
+                let units = MatrixUnits { factor: Factor::F16, workgroup_scope: false };
+                let traits = Traits {
+                    precision: Precision::Mixed,
+                    fast_shared_memory: true,
+                    shared_memory_bytes,
+                    matrix_units: Some(units),
+                    ..Traits::PLAIN
+                };
+                let fused = FusedAttention::new(shape, None, &traits);
+                assert!(fused.is_some() || d_head > 64 || shared_memory_bytes < 32 << 10, "{d_head}");
+                assert!(FusedAttention::new(shape, None, &Traits::PLAIN).is_none());
+            }
+        }
     }
 }

@@ -26,6 +26,8 @@ pub struct Case {
     pub d_head: usize,
     pub dropout: Option<f64>,
     pub seed: u64,
+    /// Standard deviation of the heads' gradient.
+    pub d_size: f64,
 }
 
 /// What attention gives.
@@ -59,7 +61,7 @@ impl Case {
     pub fn inputs(&self) -> (Vec<f32>, Vec<f32>) {
         let (mut qkv, mut d_heads) = (vec![0.0; 3 * self.heads_words()], vec![0.0; self.heads_words()]);
         fill_normal(&mut qkv, 1.0, self.seed, 1, 0);
-        fill_normal(&mut d_heads, 1.0, self.seed, 2, 0);
+        fill_normal(&mut d_heads, self.d_size, self.seed, 2, 0);
         (qkv, d_heads)
     }
 
@@ -267,11 +269,12 @@ impl Outcome {
     }
 }
 
-/// ||x - reference|| / ||reference||; NaN if any number is.
-pub fn relative_error(x: &[f64], reference: &[f64]) -> f64 {
+/// ||x - reference|| / ||reference||; NaN if any number is. A gradient that is zero by its nature, as that of
+/// a row's only score, is compared with what gradients are about: `natural`.
+pub fn relative_error(x: &[f64], reference: &[f64], natural: f64) -> f64 {
     let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|n| n * n).sum::<f64>().sqrt();
     let size = norm(&mut reference.iter().copied());
     let off = norm(&mut x.iter().zip(reference).map(|(x, r)| x - r));
-    // A gradient that is zero by its nature, as of the only score of a row, has no relative error.
-    if off < 1e-6 && size < 1e-6 { 0.0 } else { off / size }
+    let usual = natural * (x.len() as f64).sqrt();
+    off / if size < 1e-9 * usual { usual } else { size }
 }

@@ -1,0 +1,98 @@
+// Causal attention on matrix units, backward, the gradients of keys and values: a workgroup computes one block
+// of keys, going over the blocks of queries from the diagonal on. Scores are transposed here: a row for each
+// key, a column for each query.
+#define ROW_COUNT KEYS
+#define COLUMN_COUNT QUERIES
+#include "attention_matrix.glsl"
+
+layout(std430, set = 0, binding = 0) readonly buffer Qkv { float qkv[]; };            // [B,T,3C]
+layout(std430, set = 0, binding = 1) readonly buffer DHeads { float d_heads[]; };     // [B,T,C]
+layout(std430, set = 0, binding = 2) readonly buffer Lse { float lse[]; };            // [B,H,T]
+layout(std430, set = 0, binding = 3) readonly buffer Delta { float delta[]; };        // [B,H,T]
+layout(std430, set = 0, binding = 4) readonly buffer Step { uint step_number[]; };    // [2], as in dropout.comp
+layout(std430, set = 0, binding = 5) writeonly buffer DQkv { float d_qkv[]; };        // [B,T,3C]: keys and values
+layout(std430, set = 0, binding = 0) readonly buffer QkvQuads { vec4 qkv_vec4[]; };
+layout(std430, set = 0, binding = 1) readonly buffer DHeadsQuads { vec4 d_heads_vec4[]; };
+layout(std430, set = 0, binding = 5) writeonly buffer DQkvQuads { vec4 d_qkv_vec4[]; };
+
+LOAD_QUAD(qkv)
+LOAD_QUAD(d_heads)
+
+shared float column_lse[QUERIES];
+shared float column_delta[QUERIES];
+
+void load_columns(uint first_query) {
+    for (uint n = gl_LocalInvocationIndex; n < QUERIES; n += gl_WorkGroupSize.x) {
+        uint query = first_query + n;
+        bool there = query < push.context;
+        // Past the end, a probability is 2^-infinity.
+        column_lse[n] = there ? lse[row_at(query)] : -LOWEST;
+        column_delta[n] = there ? delta[row_at(query)] * push.gradient_scale : 0.0;
+    }
+}
+
+void main() {
+    uint block = gl_WorkGroupID.y * KEYS;
+    uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
+    float to_base_2 = push.scale * LOG2_OF_E;
+    write_numbers();
+
+    // Once, if there are as many subgroups as tiles of rows.
+    for (uint pass = 0; pass < ROW_TILES; pass += gl_NumSubgroups) {
+        uint tile = pass + gl_SubgroupID;
+        uint first_key = block + tile * SIDE;
+        bool works = tile < ROW_TILES && first_key < push.context;
+        LEFT_MATRIX keys[DEPTH], values[DEPTH];
+        barrier();
+        STAGE(0, KEYS, block, load_qkv, KEY_AT, 1.0)
+        barrier();
+        if (works) load_left(keys, tile * SIDE);
+        barrier();
+        STAGE(0, KEYS, block, load_qkv, VALUE_AT, 1.0)
+        barrier();
+        if (works) load_left(values, tile * SIDE);
+        SUM_MATRIX beyond = columns_less_rows();
+        SUM_MATRIX d_k[DEPTH], d_v[DEPTH];
+        [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
+            d_k[c] = SUM_MATRIX(0.0);
+            d_v[c] = SUM_MATRIX(0.0);
+        }
+
+        for (uint first_query = block / QUERIES * QUERIES; first_query < push.context; first_query += QUERIES) {
+            barrier();
+            STAGE(0, QUERIES, first_query, load_qkv, QUERY_AT, 1.0)
+            STAGE(QUERIES, QUERIES, first_query, load_d_heads, heads_at, push.gradient_scale)
+            load_columns(first_query);
+            barrier();
+            if (!works) continue;
+            [[unroll]] for (uint q = 0; q < COLUMN_TILES; ++q) {
+                uint query = first_query + q * SIDE;
+                if (query + SIDE - 1 >= first_key) {
+                    SUM_MATRIX s = multiply_transposed(keys, q * SIDE);
+                    SUM_MATRIX d_p = multiply_transposed(values, QUERIES + q * SIDE);
+                    SUM_MATRIX p, lse_, delta_, factors;
+                    coopMatLoad(lse_, column_lse, q * SIDE, 0, ROW_MAJOR);
+                    coopMatLoad(delta_, column_delta, q * SIDE, 0, ROW_MAJOR);
+                    if (DROPOUT != 0) factors = dropout_tile(step, query, first_key, COLUMN_MAJOR, tile);
+                    float diagonal = float(first_key) - float(query);
+                    for (uint i = 0; i < s.length(); ++i) {
+                        float factor = DROPOUT != 0 ? factors[i] : 1.0;
+                        float p_i = beyond[i] < diagonal ? 0.0 : exp2(s[i] * to_base_2 - lse_[i]);
+                        s[i] = p_i * (d_p[i] * factor - delta_[i]);
+                        p[i] = p_i * factor;
+                    }
+                    add_weighted(d_v, to_left(p, tile), QUERIES + q * SIDE);
+                    add_weighted(d_k, to_left(s, tile), q * SIDE);
+                }
+            }
+        }
+
+        if (!works) continue;
+        [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
+            d_k[c] = d_k[c] * (push.scale / push.gradient_scale);
+            d_v[c] = d_v[c] * (1.0 / push.gradient_scale);
+        }
+        STORE_ROWS(d_qkv, KEY_AT, d_k, first_key, tile)
+        STORE_ROWS(d_qkv, VALUE_AT, d_v, first_key, tile)
+    }
+}
