@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use hlx::cpu::CpuExecutor;
 use hlx::exact::fill_normal;
-use hlx::ops::gemm::{Gemm, Matrix, Pass};
-use hlx::recording::{Executor, Group, Program, RecordingId, Residence, Traits, View};
+use hlx::ops::gemm::{Gemm, Matrix, Pass, Tiling};
+use hlx::recording::{Dispatch, Executor, Group, Program, RecordingId, Residence, View};
 use hlx::vulkan::{Device, Selection, VulkanExecutor};
 
 /// How long each product is repeated on the CPU.
@@ -60,7 +60,7 @@ impl Product {
     }
 
     /// A program of this one product, and the views of its operands.
-    fn program(&self, traits: &Traits) -> (Program, [View; 2]) {
+    fn program(&self, record: impl Fn(&Gemm) -> Dispatch) -> (Program, [View; 2]) {
         let [m, k, n] = self.sizes;
         let mut program = Program::default();
         let mut matrix = |name: &str, rows: usize, columns: usize, trans: bool| {
@@ -73,7 +73,7 @@ impl Product {
         let (b_view, b) = matrix("b", k, n, self.trans_b);
         let (_, c) = matrix("c", m, n, false);
         let gemm = Gemm { batch_outer: self.batches, ..Gemm::new(Pass::Backward, self.sizes, a, b, c) };
-        program.add_recording("product", vec![gemm.record(traits)]);
+        program.add_recording("product", vec![record(&gemm)]);
         (program, [a_view, b_view])
     }
 }
@@ -89,7 +89,7 @@ fn fill(executor: &mut dyn Executor, views: [View; 2]) {
 
 /// The shortest of many runs.
 fn seconds_on_cpu(product: &Product) -> f64 {
-    let (program, views) = product.program(&CpuExecutor::TRAITS);
+    let (program, views) = product.program(|gemm| gemm.record(&CpuExecutor::TRAITS));
     let mut executor = CpuExecutor::load(program).expect("it fits");
     fill(&mut executor, views);
     let start = Instant::now();
@@ -103,12 +103,34 @@ fn seconds_on_cpu(product: &Product) -> f64 {
 }
 
 /// The shortest of many runs, by the device's own clock.
-fn seconds_on(device: &Arc<Device>, product: &Product) -> f64 {
-    let (program, views) = product.program(&device.traits());
+fn seconds_on(device: &Arc<Device>, product: &Product, record: impl Fn(&Gemm) -> Dispatch) -> f64 {
+    let (program, views) = product.program(record);
     let mut executor = VulkanExecutor::load(device, program).expect("it fits");
     fill(&mut executor, views);
     executor.time(RecordingId(0), 2).expect("the device works");
     executor.time(RecordingId(0), RUNS).expect("the device works").min_ms() / 1e3
+}
+
+const LARGE: [Product; 5] = [
+    product([4096, 4096, 4096], ['N', 'N'], 1),
+    product([16384, 768, 3072], ['N', 'N'], 1),
+    product([16384, 3072, 768], ['N', 'T'], 1),
+    product([768, 16384, 3072], ['T', 'N'], 1),
+    product([2048, 768, 2304], ['N', 'N'], 1),
+];
+
+/// GFLOP/s of every tiling on large products.
+fn compare_tilings(device: &Arc<Device>) {
+    for product in &LARGE {
+        println!("{:?}", product.sizes);
+        for (row_quads, column_quads) in [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2)] {
+            for totals_in_result in [false, true] {
+                let tiling = Tiling::Shared { row_quads, column_quads, totals_in_result };
+                let seconds = seconds_on(device, product, |gemm| gemm.record_tiled(tiling));
+                println!("  {tiling:?} {:>9.1}", product.flops() / seconds * 1e-9);
+            }
+        }
+    }
 }
 
 fn main() {
@@ -123,9 +145,15 @@ fn main() {
         Some(device) => println!("{}", device.info().name),
         None => println!("CPU executor, {} threads", rayon::current_num_threads()),
     }
+    if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "tilings")) {
+        return compare_tilings(device);
+    }
     println!("{:>5} {:>5} {:>5}  layout batches {:>10} {:>9}", "m", "k", "n", "us", "GFLOP/s");
     for product in &PRODUCTS {
-        let seconds = device.as_ref().map_or_else(|| seconds_on_cpu(product), |d| seconds_on(d, product));
+        let seconds = device.as_ref().map_or_else(
+            || seconds_on_cpu(product),
+            |d| seconds_on(d, product, |gemm| gemm.record(&d.traits())),
+        );
         let [m, k, n] = product.sizes;
         let [a, b] = [product.trans_a, product.trans_b].map(|trans| if trans { 'T' } else { 'N' });
         let (us, gflops) = (seconds * 1e6, product.flops() / seconds * 1e-9);

@@ -5,11 +5,11 @@
 
 layout(std430, set = 0, binding = 0) readonly buffer A { float a[]; };       // [m, k], or [k, m] if TRANS_A
 layout(std430, set = 0, binding = 1) readonly buffer B { float b[]; };       // [k, n], or [n, k] if TRANS_B
-layout(std430, set = 0, binding = 2) writeonly buffer C { float c[]; };      // [m, n]
+layout(std430, set = 0, binding = 2) buffer C { float c[]; };      // [m, n]
 layout(std430, set = 0, binding = 3) readonly buffer Bias { float bias[]; }; // [n]
 layout(std430, set = 0, binding = 0) readonly buffer AQuads { vec4 a_vec4[]; };
 layout(std430, set = 0, binding = 1) readonly buffer BQuads { vec4 b_vec4[]; };
-layout(std430, set = 0, binding = 2) writeonly buffer CQuads { vec4 c_vec4[]; };
+layout(std430, set = 0, binding = 2) buffer CQuads { vec4 c_vec4[]; };
 
 #define LEFT a
 #define LEFT_VEC4 a_vec4

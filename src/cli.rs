@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{DeviceChoice, Precision, Preset, ResumeFrom, TrainOptions};
+use crate::config::{DeviceChoice, Precision, Preset, ProductLayout, ResumeFrom, TrainOptions};
 
 /// Trains GPT-style transformers through Vulkan compute, with the same bits on every device
 #[derive(Parser, Debug)]
@@ -32,6 +32,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Write text with a model
     Generate(GenerateArgs),
+    /// Time training steps and their kernels, beside what the device can do at best
+    Bench(BenchArgs),
     /// Time the matrix product and measure its error
     BenchGemm(BenchGemmArgs),
     /// Train the same steps several times and compare every weight, moment and loss bit for bit
@@ -122,8 +124,56 @@ pub struct GenerateArgs {
     pub precision: Precision,
 }
 
+/// `hlx bench`.
+#[derive(Args, Debug)]
+#[command(after_help = BENCH_JSON)]
+pub struct BenchArgs {
+    /// Preset to train; may be given several times [default: all on a GPU, else nano and tiny]
+    #[arg(long, value_name = "NAME")]
+    pub model: Vec<Preset>,
+    /// Windows of a step [default: 64 on a GPU, 32 for medium and 16 for gpt2; else 12 for nano, 16 for tiny
+    /// and 4]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Tokens of a window, in place of the preset's
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
+    /// Different tokens
+    #[arg(long, value_name = "N", default_value_t = 65, value_parser = clap::value_parser!(u32).range(1..))]
+    pub vocab_size: u32,
+    /// Steps to time, after some that warm the device up [default: two seconds of them, from 10 to 500]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub steps: Option<u32>,
+    /// Time each dispatch of a step as well, one after the other, and list them by kernel and shape
+    #[arg(long)]
+    pub kernels: bool,
+    /// Leave out the device's measured peaks, and the shares of them
+    #[arg(long)]
+    pub no_peaks: bool,
+    /// Where to run: auto, cpu, or a device's number or name from `hlx devices`
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Only this precision [default: each that there is]
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<Precision>,
+    /// Print the result as one JSON value on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+const BENCH_JSON: &str = "\
+A step's FLOPs are 6 for each weight of a matrix and 6 L d T for attention, for each token. Its time is \
+the median over steps by the host's clock while the host runs ahead; `busy` is the part of the time in which the \
+device worked on a submit, by the device's clock, over up to 30 further steps.
+
+JSON keys: device, driver, peaks {memory_gb_s, copy_gb_s, stream_gb_s, products [{precision, n, gflops}]}, \
+steps [{model, precision, batch_size, context, vocab_size, steps, step_ms, mean_step_ms, tokens_per_second, \
+gflops, share_of_peak, busy_share, busy_ms, memory_bytes, loss, kernels [{kernel, shape, specialization, \
+count, total_us, gflops, gb_s}]}]; null for what was not measured.";
+
 /// `hlx bench-gemm`.
 #[derive(Args, Debug)]
+#[command(after_help = BENCH_GEMM_JSON)]
 pub struct BenchGemmArgs {
     /// C[M,N] = A[M,K] B[K,N]; without sizes, a table of them
     #[arg(
@@ -132,6 +182,9 @@ pub struct BenchGemmArgs {
         value_parser = clap::value_parser!(u32).range(1..=65536)
     )]
     pub sizes: Option<Vec<u32>>,
+    /// Which operands are stored transposed: nn, nt (B) or tn (A)
+    #[arg(long, value_name = "NAME", default_value_t = ProductLayout::Nn)]
+    pub layout: ProductLayout,
     /// Where to run: auto, cpu, or a device's number or name from `hlx devices`
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
@@ -142,6 +195,15 @@ pub struct BenchGemmArgs {
     #[arg(long)]
     pub json: bool,
 }
+
+const BENCH_GEMM_JSON: &str = "\
+The time is the median over batches on a warm device, by its own clock; a batch goes through several pairs \
+of random operands, so that they do not stay in a cache. Errors are against an f64 product: of every element \
+up to 134 million multiplications, else of at least 2,000 drawn from all parts of the result.
+
+JSON keys, a list of: device, precision, layout, m, k, n, ms, fastest_ms, batches, products_per_batch, \
+operand_sets, gflops, max_relative_error (over the root mean square), frobenius_error (the norm of the \
+errors over that of the product), checked_elements.";
 
 /// `hlx verify`.
 #[derive(Args, Debug)]

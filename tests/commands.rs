@@ -11,7 +11,23 @@ const TRAIN_KEYS: [&str; 6] =
     ["checkpoint", "digest", "steps", "tokens_per_second", "train_loss", "val_loss"];
 const EVAL_KEYS: [&str; 4] = ["bits_per_character", "loss", "perplexity", "tokens"];
 const VERIFY_KEYS: [&str; 6] = ["devices", "digest", "first_difference", "identical", "runs", "steps"];
-const GEMM_KEYS: [&str; 8] = ["device", "gflops", "k", "m", "max_relative_error", "ms", "n", "precision"];
+const GEMM_KEYS: [&str; 15] = [
+    "batches",
+    "checked_elements",
+    "device",
+    "fastest_ms",
+    "frobenius_error",
+    "gflops",
+    "k",
+    "layout",
+    "m",
+    "max_relative_error",
+    "ms",
+    "n",
+    "operand_sets",
+    "precision",
+    "products_per_batch",
+];
 const DEVICE_KEYS: [&str; 6] = ["index", "name", "driver", "kind", "exact", "reason"];
 const METRICS_KEYS: [&str; 9] =
     ["epoch", "grad_norm", "lr", "step", "step_ms", "tokens", "tokens_per_second", "train/loss", "val/loss"];
@@ -210,6 +226,8 @@ fn bench_gemm_measures() {
     assert_eq!((&row["device"], &row["precision"]), (&"CPU executor".into(), &"exact".into()));
     assert!(number(row, "ms") > 0.0 && number(row, "gflops") > 0.0);
     assert!((0.0..1e-6).contains(&number(row, "max_relative_error")), "{row}");
+    assert!((0.0..1e-6).contains(&number(row, "frobenius_error")), "{row}");
+    assert_eq!((&row["layout"], &row["checked_elements"]), (&"nn".into(), &165.into()));
 }
 
 #[test]

@@ -25,6 +25,9 @@ layout(push_constant) uniform Push {
     uint a_first; // the first element
     uint b_first;
     uint c_first;
+#ifdef FREE_BLOCKS
+    uint block_terms; // terms of a block, where it is not the contract's
+#endif
 } push;
 
 const uint CAUSAL_NONE = 0;
@@ -40,7 +43,11 @@ layout(constant_id = 2) const uint WIDE_A = 0;
 layout(constant_id = 3) const uint WIDE_B = 0;
 layout(constant_id = 4) const uint WIDE_C = 0;
 
+#ifdef FREE_BLOCKS
+#define K_BLOCK push.block_terms
+#else
 const uint K_BLOCK = 256;
+#endif
 
 // First element of this workgroup's batch.
 uint batch_start(uint first, uint outer, uint inner) {

@@ -13,6 +13,12 @@ layout(local_size_x = 256) in;
 layout(constant_id = 5) const uint ROW_QUADS = 1;
 layout(constant_id = 6) const uint COLUMN_QUADS = 1;
 
+// Where the totals of the blocks of terms stand until the last: 0 in registers, 1 in the result's own memory,
+// which leaves registers for a second workgroup on the same multiprocessor.
+layout(constant_id = 7) const uint TOTALS_IN_RESULT = 0;
+const uint QUADS = 4 * ROW_QUADS * COLUMN_QUADS;
+const uint TOTALS = TOTALS_IN_RESULT != 0 ? 1 : QUADS;
+
 const uint STEP = 16; // terms in shared memory; K_BLOCK is a multiple of it
 const uint TILE_ROWS = SIDE * 4 * ROW_QUADS;
 const uint TILE_COLUMNS = SIDE * 4 * COLUMN_QUADS;
@@ -102,23 +108,74 @@ void store_share(vec4 left[ROW_QUADS], vec4 right[COLUMN_QUADS]) {
     }
 }
 
-// Writes four elements of a row of C, as far as they are inside.
-void store_result(uint c_start, uint row, uint column, vec4 total) {
+// Four elements of a row of C, as far as they are inside: the totals of the blocks before, where they stand
+// there meanwhile.
+vec4 fetch_total(uint c_start, uint row, uint column) {
+    uint at = c_start + row * push.ldc + column;
+    if (WIDE_C != 0 && row < push.m && column + 4 <= push.n) {
+        return RESULT_VEC4[at / 4];
+    }
+    vec4 x = vec4(0.0);
+    for (uint i = 0; i < 4; ++i) {
+        if (row < push.m && column + i < push.n) {
+            x[i] = RESULT[at + i];
+        }
+    }
+    return x;
+}
+
+void store(uint c_start, uint row, uint column, vec4 x) {
     if (row >= push.m) {
         return;
     }
-    vec4 result;
-    for (uint i = 0; i < 4; ++i) {
-        result[i] = column + i < push.n ? finished(total[i], column + i) : 0.0;
-    }
     uint at = c_start + row * push.ldc + column;
     if (WIDE_C != 0 && column + 4 <= push.n) {
-        RESULT_VEC4[at / 4] = result;
+        RESULT_VEC4[at / 4] = x;
         return;
     }
     for (uint i = 0; i < 4; ++i) {
         if (column + i < push.n) {
-            RESULT[at + i] = result[i];
+            RESULT[at + i] = x[i];
+        }
+    }
+}
+
+vec4 finished_quad(vec4 total, uint column) {
+    vec4 result;
+    for (uint i = 0; i < 4; ++i) {
+        result[i] = column + i < push.n ? finished(total[i], column + i) : 0.0;
+    }
+    return result;
+}
+
+// Where this invocation's element [4 * i + r][v] of quads stands in C.
+uvec2 result_place(uvec2 corner, uint i, uint r, uint v) {
+    uint across = gl_LocalInvocationIndex % SIDE;
+    uint down = gl_LocalInvocationIndex / SIDE;
+    return uvec2(corner.x + (v * SIDE + across) * 4, corner.y + (i * SIDE + down) * 4 + r);
+}
+
+// A block of terms is summed: adds it to the totals, and finishes the elements if it was the last.
+void end_block(uint c_start, uvec2 corner, bool first, bool last, inout vec4 sum[QUADS], inout vec4 total[TOTALS]) {
+    for (uint i = 0; i < ROW_QUADS; ++i) {
+        for (uint r = 0; r < 4; ++r) {
+            for (uint v = 0; v < COLUMN_QUADS; ++v) {
+                uint q = (4 * i + r) * COLUMN_QUADS + v;
+                uvec2 at = result_place(corner, i, r, v);
+                vec4 x = sum[q];
+                sum[q] = vec4(0.0);
+                if (TOTALS_IN_RESULT == 0) {
+                    total[q] += x;
+                    x = total[q];
+                } else if (!first) {
+                    x = fetch_total(c_start, at.y, at.x) + x;
+                }
+                if (last) {
+                    store(c_start, at.y, at.x, finished_quad(x, at.x));
+                } else if (TOTALS_IN_RESULT != 0) {
+                    store(c_start, at.y, at.x, x);
+                }
+            }
         }
     }
 }
@@ -135,16 +192,19 @@ void main() {
     uint down = gl_LocalInvocationIndex / SIDE;
 
     // Row 4 * i + r of quad column v: [(4 * i + r) * COLUMN_QUADS + v].
-    vec4 sum[4 * ROW_QUADS * COLUMN_QUADS];
-    vec4 total[4 * ROW_QUADS * COLUMN_QUADS];
-    for (uint i = 0; i < 4 * ROW_QUADS * COLUMN_QUADS; ++i) {
-        sum[i] = vec4(0.0);
-        total[i] = vec4(0.0);
+    vec4 sum[QUADS];
+    vec4 total[TOTALS];
+    for (uint q = 0; q < QUADS; ++q) {
+        sum[q] = vec4(0.0);
+    }
+    for (uint q = 0; q < TOTALS; ++q) {
+        total[q] = vec4(0.0);
     }
     vec4 next_left[ROW_QUADS];
     vec4 next_right[COLUMN_QUADS];
     uint end = end_of_terms(corner.y + TILE_ROWS);
     uint first = first_term(corner.y) / STEP * STEP;
+    bool first_block = true;
     fetch_share(a_start, b_start, corner, first, next_left, next_right);
     for (uint term = first; term < end; term += STEP) {
         barrier();
@@ -168,20 +228,10 @@ void main() {
                 }
             }
         }
-        if ((term + STEP) % K_BLOCK == 0 || term + STEP >= end) {
-            for (uint i = 0; i < 4 * ROW_QUADS * COLUMN_QUADS; ++i) {
-                total[i] += sum[i];
-                sum[i] = vec4(0.0);
-            }
-        }
-    }
-    for (uint i = 0; i < ROW_QUADS; ++i) {
-        for (uint r = 0; r < 4; ++r) {
-            for (uint v = 0; v < COLUMN_QUADS; ++v) {
-                uint row = corner.y + (i * SIDE + down) * 4 + r;
-                uint column = corner.x + (v * SIDE + across) * 4;
-                store_result(c_start, row, column, total[(4 * i + r) * COLUMN_QUADS + v]);
-            }
+        bool last = term + STEP >= end;
+        if (last || (term + STEP) % K_BLOCK == 0) {
+            end_block(c_start, corner, first_block, last, sum, total);
+            first_block = false;
         }
     }
 }

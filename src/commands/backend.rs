@@ -99,6 +99,11 @@ impl Backend {
         }
     }
 
+    /// The precisions that it offers.
+    pub fn offered(&self) -> Vec<Precision> {
+        Precision::ALL.iter().copied().filter(|&precision| self.lacks(precision).is_none()).collect()
+    }
+
     /// What a program of this precision may know of it.
     pub fn traits(&self, precision: Precision) -> Traits {
         let traits = match self {

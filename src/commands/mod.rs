@@ -1,10 +1,12 @@
 //! The commands, one a file: each reads its input, runs, and prints.
 
 mod backend;
+mod bench;
 mod bench_gemm;
 mod devices;
 mod eval;
 mod generate;
+mod measure;
 mod train;
 mod verify;
 mod verify_checkpoint;
@@ -21,6 +23,7 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::BenchGemm(args) => bench_gemm::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Devices(args) => devices::run(args),

@@ -61,6 +61,59 @@ impl From<DeviceChoice> for String {
     }
 }
 
+/// Which operands of a product are stored transposed: a model's layers have all three.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProductLayout {
+    /// A B, as a layer goes forward.
+    #[default]
+    Nn,
+    /// A B^T, as gradients go back through a layer.
+    Nt,
+    /// A^T B, as the gradient of a layer's weights.
+    Tn,
+}
+
+impl ProductLayout {
+    /// Every layout there is.
+    pub const ALL: &'static [ProductLayout] = &[ProductLayout::Nn, ProductLayout::Nt, ProductLayout::Tn];
+
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            ProductLayout::Nn => "nn",
+            ProductLayout::Nt => "nt",
+            ProductLayout::Tn => "tn",
+        }
+    }
+
+    /// A is stored `[k,m]`.
+    pub fn transposes_a(self) -> bool {
+        self == ProductLayout::Tn
+    }
+
+    /// B is stored `[n,k]`.
+    pub fn transposes_b(self) -> bool {
+        self == ProductLayout::Nt
+    }
+}
+
+impl FromStr for ProductLayout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ProductLayout::ALL.iter().copied().find(|layout| layout.name() == text).ok_or_else(|| {
+            let names: Vec<_> = ProductLayout::ALL.iter().map(|layout| layout.name()).collect();
+            format!("there is no layout `{text}`; choose from: {}", names.join(", "))
+        })
+    }
+}
+
+impl fmt::Display for ProductLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// What `--resume` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResumeFrom {

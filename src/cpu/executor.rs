@@ -27,6 +27,8 @@ pub struct CpuExecutor {
     buffers: Vec<Vec<u32>>,
     submits: u64,
     profile: BTreeMap<&'static str, KernelTime>,
+    /// What each dispatch of the last submit took.
+    last_times: Vec<Duration>,
 }
 
 /// A recording made ready to run.
@@ -71,7 +73,14 @@ impl CpuExecutor {
                 *buffer = Vec::new();
             }
         }
-        Ok(CpuExecutor { program, recordings, buffers, submits: 0, profile: BTreeMap::new() })
+        Ok(CpuExecutor {
+            program,
+            recordings,
+            buffers,
+            submits: 0,
+            profile: BTreeMap::new(),
+            last_times: Vec::new(),
+        })
     }
 
     /// The program, as it was loaded.
@@ -84,6 +93,11 @@ impl CpuExecutor {
         let mut kernels: Vec<_> = self.profile.iter().map(|(name, time)| (*name, *time)).collect();
         kernels.sort_by_key(|(_, time)| std::cmp::Reverse(time.total));
         kernels
+    }
+
+    /// What each dispatch of the last submit took.
+    pub fn last_times(&self) -> &[Duration] {
+        &self.last_times
     }
 
     fn device_buffer(&mut self, view: View) -> &mut [u32] {
@@ -147,8 +161,12 @@ impl Executor for CpuExecutor {
         self.swap_copies(recording, slot);
         let (calls, buffers, profile) =
             (&self.recordings[recording].calls, &mut self.buffers, &mut self.profile);
+        let times = &mut self.last_times;
+        times.clear();
         // Inside the thread pool, so that this thread's work is shared without handing it over each time.
-        let result = rayon::scope(|_| calls.iter().try_for_each(|call| call.run(buffers, profile)));
+        let result = rayon::scope(|_| {
+            calls.iter().try_for_each(|call| call.run(buffers, profile).map(|time| times.push(time)))
+        });
         self.swap_copies(recording, slot);
         result?;
         self.submits += 1;
@@ -197,7 +215,11 @@ impl Call {
         Call { dispatch, buffers }
     }
 
-    fn run(&self, buffers: &mut [Vec<u32>], profile: &mut BTreeMap<&'static str, KernelTime>) -> Result<()> {
+    fn run(
+        &self,
+        buffers: &mut [Vec<u32>],
+        profile: &mut BTreeMap<&'static str, KernelTime>,
+    ) -> Result<Duration> {
         let start = Instant::now();
         let mut bound: Vec<Vec<u32>> =
             self.buffers.iter().map(|id| std::mem::take(&mut buffers[id.0 as usize])).collect();
@@ -205,10 +227,11 @@ impl Call {
         for (id, words) in self.buffers.iter().zip(bound) {
             buffers[id.0 as usize] = words;
         }
+        let elapsed = start.elapsed();
         let time = profile.entry(self.dispatch.kernel.name()).or_default();
         time.calls += 1;
-        time.total += start.elapsed();
-        result
+        time.total += elapsed;
+        result.map(|()| elapsed)
     }
 }
 

@@ -262,14 +262,14 @@ impl Cases {
         const WIDE: [usize; 3] = [68, 260, 72];
         const NARROW: [usize; 3] = [13, 31, 67];
         let fast = self.recorder.traits.fast_shared_memory;
-        let small = if fast { Tiling::Shared { row_quads: 1, column_quads: 1 } } else { Tiling::Alone };
+        let small = if fast { Tiling::tile_of(1, 1) } else { Tiling::Alone };
         self.product(Pass::Forward, WIDE, [false, false], small);
         self.product(Pass::Forward, WIDE, [false, true], small);
         self.product(Pass::Backward, WIDE, [false, true], small);
         self.product(Pass::Backward, WIDE, [true, false], small);
         self.product(Pass::Forward, NARROW, [false, false], small);
         if fast {
-            let large = Tiling::Shared { row_quads: 2, column_quads: 2 };
+            let large = Tiling::Shared { row_quads: 2, column_quads: 2, totals_in_result: true };
             self.product(Pass::Forward, WIDE, [false, false], large);
             self.product(Pass::Backward, WIDE, [true, false], large);
         }

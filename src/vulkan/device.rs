@@ -17,6 +17,7 @@ use super::memory;
 use super::pipelines::Pipelines;
 use super::selection::Selection;
 use super::simulation::{FaultPoint, Injector, Simulation};
+use super::statistics::Statistics;
 use super::validation;
 use crate::error::{Error, Result};
 use crate::precision::Precision;
@@ -113,7 +114,8 @@ impl Device {
         let allocator =
             allocator.map_err(|e| Error::Device(format!("the memory allocator did not start: {e}")))?;
         *lock(&device.allocator) = Some(allocator);
-        lock(&device.pipelines).start(&device.raw)?;
+        let statistics = Statistics::wanted(&device.instance, &device.raw, physical.kernel_statistics);
+        lock(&device.pipelines).start(&device.raw, statistics)?;
         Ok(device)
     }
 
@@ -193,17 +195,17 @@ impl Device {
         work(lock(&self.allocator).as_mut().expect("the allocator lives as long as the device"))
     }
 
-    /// Hands one command buffer to the queue; `semaphore` reaches `value` when it is done.
+    /// Hands command buffers to the queue; `semaphore` reaches `value` when they are done.
     pub(super) fn submit(
         &self,
-        commands: vk::CommandBuffer,
+        commands: &[vk::CommandBuffer],
         semaphore: vk::Semaphore,
         value: u64,
     ) -> Result<()> {
-        let (commands, semaphores, values) = ([commands], [semaphore], [value]);
+        let (semaphores, values) = ([semaphore], [value]);
         let mut timeline = vk::TimelineSemaphoreSubmitInfo::default().signal_semaphore_values(&values);
         let info = vk::SubmitInfo::default()
-            .command_buffers(&commands)
+            .command_buffers(commands)
             .signal_semaphores(&semaphores)
             .push_next(&mut timeline);
         self.meet(FaultPoint::Submit).map_err(failed("submit work"))?;
@@ -262,6 +264,11 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
         vk12.vulkan_memory_model_device_scope = vk::TRUE;
     }
     let mut features = units.map(|(features, _)| features);
+    let mut statistics =
+        vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+    if physical.kernel_statistics {
+        extensions.push(khr::pipeline_executable_properties::NAME.as_ptr());
+    }
     let mut info = vk::DeviceCreateInfo::default()
         .queue_create_infos(&queues)
         .enabled_extension_names(&extensions)
@@ -269,6 +276,9 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
         .push_next(&mut vk12);
     if let Some(features) = &mut features {
         info = features.chain(info);
+    }
+    if physical.kernel_statistics {
+        info = info.push_next(&mut statistics);
     }
     unsafe { instance.raw.create_device(physical.raw, &info, None) }
         .map_err(failed(&format!("open {}", physical.info.name)))

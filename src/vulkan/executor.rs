@@ -127,6 +127,10 @@ impl VulkanExecutor {
         &mut self.timeline
     }
 
+    pub(super) fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.buffers[id.0 as usize]
+    }
+
     fn clear_everything(&mut self) -> Result<()> {
         let ring_buffers = self.program.buffers.iter().zip(&self.buffers);
         ring_buffers.filter(|(s, _)| s.residence != Residence::Device).for_each(|(_, b)| b.host_clear());

@@ -92,6 +92,8 @@ pub(super) struct Physical {
     pub portability_subset: bool,
     /// `VK_EXT_memory_budget` is offered.
     pub memory_budget: bool,
+    /// `VK_KHR_pipeline_executable_properties` is offered.
+    pub kernel_statistics: bool,
 }
 
 pub(super) fn physical_devices(instance: &Instance) -> Result<Vec<Physical>> {
@@ -136,6 +138,7 @@ fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Resul
         queue_family: family.map(|f| f as u32),
         portability_subset: offers(khr::portability_subset::NAME),
         memory_budget: offers(ext::memory_budget::NAME),
+        kernel_statistics: offers(khr::pipeline_executable_properties::NAME),
     })
 }
 
@@ -245,9 +248,9 @@ impl DeviceInfo {
     }
 }
 
-/// What the largest shared tile of the matrix products takes: two factors' 16 terms of 32 vectors and one
-/// more (shaders/include/gemm_tiled.glsl).
-const SHARED_BYTES: u32 = 2 * 16 * 33 * 16;
+/// What the largest shared tile of the exact matrix products takes: 16 terms of 32 vectors of one factor and
+/// 64 of the other, and one more of each (shaders/include/gemm_tiled.glsl).
+const SHARED_BYTES: u32 = 16 * (33 + 65) * 16;
 
 fn clamp(limit: u64) -> u32 {
     u32::try_from(limit).unwrap_or(u32::MAX)

@@ -31,6 +31,8 @@ mod record;
 mod replay;
 mod selection;
 mod simulation;
+mod statistics;
+mod submit_log;
 mod timeline;
 mod timestamps;
 mod transfer;
@@ -43,5 +45,6 @@ pub use record::PlantedFault;
 pub use selection::Selection;
 #[doc(hidden)]
 pub use simulation::{FaultKind, FaultPoint, InjectedFault, Simulation};
+pub use submit_log::Busy;
 pub use timestamps::Timing;
 pub use validation::validation_messages;

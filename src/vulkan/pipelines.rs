@@ -7,6 +7,7 @@ use std::thread;
 use ash::vk;
 
 use super::failure::failed;
+use super::statistics::Statistics;
 use crate::error::Result;
 use crate::kernels::Kernel;
 
@@ -27,10 +28,12 @@ pub(super) struct Pipelines {
     cache: vk::PipelineCache,
     layouts: HashMap<Kernel, Layout>,
     built: HashMap<Variant, vk::Pipeline>,
+    statistics: Option<Statistics>,
 }
 
 impl Pipelines {
-    pub fn start(&mut self, device: &ash::Device) -> Result<()> {
+    pub fn start(&mut self, device: &ash::Device, statistics: Option<Statistics>) -> Result<()> {
+        self.statistics = statistics;
         let info = vk::PipelineCacheCreateInfo::default();
         self.cache = unsafe { device.create_pipeline_cache(&info, None) }
             .map_err(failed("create a pipeline cache"))?;
@@ -49,13 +52,17 @@ impl Pipelines {
             }
         }
         let created = on_all_cores(&missing, |variant: &Variant| {
-            create_pipeline(device, self.cache, self.layouts[&variant.0], variant)
+            let flags = self.statistics.as_ref().map_or(Default::default(), |_| Statistics::flags());
+            create_pipeline(device, self.cache, flags, self.layouts[&variant.0], variant)
         });
         // Everything that was created is kept, so that it is destroyed even if another failed.
         let mut outcome = Ok(());
         for (variant, pipeline) in missing.into_iter().zip(created) {
             match pipeline {
                 Ok(pipeline) => {
+                    if let Some(statistics) = &self.statistics {
+                        statistics.log(pipeline, &format!("{} {:?}", variant.0.name(), variant.1));
+                    }
                     self.built.insert(variant, pipeline);
                 }
                 Err(error) => outcome = Err(error),
@@ -138,6 +145,7 @@ fn create_layout(device: &ash::Device, kernel: Kernel) -> Result<Layout> {
 fn create_pipeline(
     device: &ash::Device,
     cache: vk::PipelineCache,
+    flags: vk::PipelineCreateFlags,
     layout: Layout,
     (kernel, words): &Variant,
 ) -> Result<vk::Pipeline> {
@@ -160,7 +168,7 @@ fn create_pipeline(
         .module(module)
         .name(c"main")
         .specialization_info(&specialization);
-    let info = [vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout.pipeline)];
+    let info = [vk::ComputePipelineCreateInfo::default().flags(flags).stage(stage).layout(layout.pipeline)];
     // SAFETY: the SPIR-V was validated when it was generated; `words` has one word an entry (`check`).
     let pipelines = unsafe { device.create_compute_pipelines(cache, &info, None) };
     unsafe { device.destroy_shader_module(module, None) };

@@ -8,6 +8,7 @@ use ash::vk;
 use super::device::Device;
 use super::failure::failed;
 use super::simulation::FaultPoint;
+use super::submit_log::SubmitLog;
 use crate::error::{Error, Result};
 
 /// How long one wait in the driver takes at most.
@@ -24,6 +25,8 @@ pub(super) struct Timeline {
     finished: u64,
     /// A wait has failed; another would too.
     broken: bool,
+    /// Set while somebody measures.
+    pub log: Option<SubmitLog>,
     device: Arc<Device>,
 }
 
@@ -33,13 +36,15 @@ impl Timeline {
         let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
         let semaphore =
             unsafe { device.raw.create_semaphore(&info, None) }.map_err(failed("create a semaphore"))?;
-        Ok(Timeline { semaphore, submitted: 0, finished: 0, broken: false, device: Arc::clone(device) })
+        let device = Arc::clone(device);
+        Ok(Timeline { semaphore, submitted: 0, finished: 0, broken: false, log: None, device })
     }
 
     /// Submits a command buffer and returns its number, from 1.
     pub fn submit(&mut self, commands: vk::CommandBuffer) -> Result<u64> {
         let number = self.submitted + 1;
-        self.device.submit(commands, self.semaphore, number)?;
+        let commands = self.log.as_mut().map_or(vec![commands], |log| log.around(commands));
+        self.device.submit(&commands, self.semaphore, number)?;
         self.submitted = number;
         Ok(number)
     }

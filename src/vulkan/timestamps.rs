@@ -4,13 +4,20 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use ash::vk;
+use ash::vk::PipelineStageFlags as Stage;
 
 use super::device::Device;
 use super::executor::VulkanExecutor;
 use super::failure::failed;
-use super::record::{Recorder, barrier_before_dispatches, barrier_before_host};
+use super::record::{Recorder, barrier_before_copies, barrier_before_dispatches, barrier_before_host};
 use crate::error::{Error, Result};
-use crate::recording::{RING_SLOTS, RecordingId};
+use crate::recording::{RecordingId, View};
+
+/// The ring slot whose copies of the upload buffers are used.
+const SLOT: usize = 0;
+
+/// Dispatches that one submit times: few enough that no desktop takes the device for hanging.
+const TIMED_TOGETHER: usize = 16;
 
 /// Times of repeated runs of the same dispatches.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,76 +62,145 @@ impl VulkanExecutor {
 
     /// The same for some dispatches of a recording only.
     pub fn time_range(&mut self, recording: RecordingId, range: Range<usize>, runs: usize) -> Result<Timing> {
-        let period_ns = f64::from(self.device.info().timestamp_period_ns);
-        if period_ns == 0.0 {
-            return Err(Error::Device(format!(
-                "{} has no clock that kernels can be timed by",
-                self.device.info().name
-            )));
+        let spans = self.time_spans(runs, 1, |executor, commands, queries| {
+            barrier_before_dispatches(&executor.device.raw, commands);
+            queries.mark(commands, Stage::COMPUTE_SHADER, 0);
+            executor.recorder().dispatches(commands, recording, range, SLOT);
+            queries.mark(commands, Stage::COMPUTE_SHADER, 1);
+        })?;
+        Ok(Timing::new(spans.into_iter().map(|run| run[0]).collect()))
+    }
+
+    /// The median time of each dispatch of a recording in milliseconds, each waiting for the one before it:
+    /// what runs side by side in a step runs alone here. Upload buffers keep what the first ring slot holds.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device has no clock or fails.
+    pub fn time_each(&mut self, recording: RecordingId, runs: usize) -> Result<Vec<f64>> {
+        let count = self.program().recordings[recording.0].dispatches.len();
+        let mut medians = Vec::with_capacity(count);
+        for first in (0..count).step_by(TIMED_TOGETHER) {
+            let range = first..(first + TIMED_TOGETHER).min(count);
+            let spans = self.time_spans(runs, range.len(), |executor, commands, queries| {
+                for (mark, place) in range.clone().enumerate() {
+                    barrier_before_dispatches(&executor.device.raw, commands);
+                    queries.mark(commands, Stage::COMPUTE_SHADER, mark);
+                    executor.recorder().dispatches(commands, recording, place..place + 1, SLOT);
+                }
+                queries.mark(commands, Stage::COMPUTE_SHADER, range.len());
+            })?;
+            let of_dispatch = |i: usize| spans.iter().map(|run| run[i]).collect();
+            medians.extend((0..range.len()).map(|i| Timing::new(of_dispatch(i)).median_ms()));
         }
+        Ok(medians)
+    }
+
+    /// Times the driver's copy of one buffer's words into another's, as [`VulkanExecutor::time`] does.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device has no clock or fails.
+    pub fn time_copy(&mut self, from: View, to: View, runs: usize) -> Result<Timing> {
+        assert!(from.words == to.words && !from.overlaps(&to), "a copy between words of equal number");
+        let [source, target] = [from, to].map(|view| self.buffer(view.buffer).raw);
+        let bytes = |words: usize| words as u64 * 4;
+        let region = vk::BufferCopy::default()
+            .src_offset(bytes(from.offset))
+            .dst_offset(bytes(to.offset))
+            .size(bytes(from.words));
+        let spans = self.time_spans(runs, 1, |executor, commands, queries| {
+            barrier_before_copies(&executor.device.raw, commands);
+            queries.mark(commands, Stage::TRANSFER, 0);
+            // SAFETY: both views lie in their buffers and do not overlap.
+            unsafe { executor.device.raw.cmd_copy_buffer(commands, source, target, &[region]) };
+            queries.mark(commands, Stage::TRANSFER, 1);
+        })?;
+        Ok(Timing::new(spans.into_iter().map(|run| run[0]).collect()))
+    }
+
+    /// Milliseconds from one tick of the device's clock to the next.
+    pub(super) fn ms_per_tick(&self) -> Result<f64> {
+        let info = self.device.info();
+        if info.timestamp_period_ns == 0.0 || info.timestamp_bits == 0 {
+            return Err(Error::Device(format!("{} has no clock that kernels can be timed by", info.name)));
+        }
+        Ok(f64::from(info.timestamp_period_ns) * 1e-6)
+    }
+
+    /// Runs what `record` writes `runs` times, after one run that is not counted, and gives each run's times
+    /// between the `spans + 1` marks that it sets.
+    fn time_spans(
+        &mut self,
+        runs: usize,
+        spans: usize,
+        record: impl FnOnce(&Self, vk::CommandBuffer, &Queries),
+    ) -> Result<Vec<Vec<f64>>> {
+        let (ms_per_tick, bits) = (self.ms_per_tick()?, self.device.info().timestamp_bits);
         self.timeline().wait_all()?;
-        let queries = Queries::new(&self.device)?;
-        let commands = self.record_timed(recording, range, &queries)?;
+        let queries = Queries::new(&self.device, spans + 1)?;
+        let commands = self.pool.record(|commands| {
+            queries.reset(commands);
+            record(self, commands, &queries);
+            barrier_before_host(&self.device.raw, commands);
+        })?;
         let times = (0..=runs).map(|_| {
-            self.timeline().submit(commands)?;
-            self.timeline().wait_all()?;
-            queries.elapsed_ticks()
+            let number = self.timeline().submit(commands)?;
+            self.timeline().wait(number)?;
+            let ticks = queries.ticks(spans + 1)?;
+            let span_ms = |pair: &[u64]| ticks_between(pair[0], pair[1], bits) as f64 * ms_per_tick;
+            Ok(ticks.windows(2).map(span_ms).collect())
         });
-        let times: Result<Vec<u64>> = times.collect();
+        let times: Result<Vec<Vec<f64>>> = times.collect();
         self.timeline().wait_all()?;
         self.pool.free(commands);
         // The first run also pays for what the driver puts off until a kernel is used.
-        Ok(Timing::new(times?.into_iter().skip(1).map(|ticks| ticks as f64 * period_ns * 1e-6).collect()))
+        Ok(times?.split_off(1))
     }
 
-    fn record_timed(
-        &self,
-        recording: RecordingId,
-        range: Range<usize>,
-        queries: &Queries,
-    ) -> Result<vk::CommandBuffer> {
-        const SLOT: usize = 0;
-        const { assert!(SLOT < RING_SLOTS) };
-        let raw = &self.device.raw;
-        let recorder =
-            Recorder { device: &self.device, program: &self.program, sets: &self.sets, fault: None };
-        self.pool.record(|commands| unsafe {
-            raw.cmd_reset_query_pool(commands, queries.pool, 0, 2);
-            barrier_before_dispatches(raw, commands);
-            raw.cmd_write_timestamp(commands, vk::PipelineStageFlags::COMPUTE_SHADER, queries.pool, 0);
-            recorder.dispatches(commands, recording, range, SLOT);
-            raw.cmd_write_timestamp(commands, vk::PipelineStageFlags::COMPUTE_SHADER, queries.pool, 1);
-            barrier_before_host(raw, commands);
-        })
+    fn recorder(&self) -> Recorder<'_> {
+        Recorder { device: &self.device, program: &self.program, sets: &self.sets, fault: None }
     }
 }
 
 /// Ticks from one reading of a clock of `bits` bits to a later one. It may have started again from 0.
-fn ticks_between(before: u64, after: u64, bits: u32) -> u64 {
+pub(super) fn ticks_between(before: u64, after: u64, bits: u32) -> u64 {
     after.wrapping_sub(before) & u64::MAX.checked_shr(64 - bits).unwrap_or(0)
 }
 
-/// Two timestamps: before and after.
-struct Queries {
-    pool: vk::QueryPool,
+/// Timestamps that command buffers write.
+pub(super) struct Queries {
+    pub pool: vk::QueryPool,
+    count: usize,
     device: Arc<Device>,
 }
 
 impl Queries {
-    fn new(device: &Arc<Device>) -> Result<Self> {
-        let info = vk::QueryPoolCreateInfo::default().query_type(vk::QueryType::TIMESTAMP).query_count(2);
+    pub fn new(device: &Arc<Device>, count: usize) -> Result<Self> {
+        let info =
+            vk::QueryPoolCreateInfo::default().query_type(vk::QueryType::TIMESTAMP).query_count(count as u32);
         let pool =
             unsafe { device.raw.create_query_pool(&info, None) }.map_err(failed("create timestamps"))?;
-        Ok(Queries { pool, device: Arc::clone(device) })
+        Ok(Queries { pool, count, device: Arc::clone(device) })
     }
 
-    /// Ticks between the two, after their submit has finished.
-    fn elapsed_ticks(&self) -> Result<u64> {
-        let mut ticks = [0_u64; 2];
-        let flags = vk::QueryResultFlags::TYPE_64 | vk::QueryResultFlags::WAIT;
-        unsafe { self.device.raw.get_query_pool_results(self.pool, 0, &mut ticks, flags) }
-            .map_err(failed("read timestamps"))?;
-        Ok(ticks_between(ticks[0], ticks[1], self.device.info().timestamp_bits))
+    fn reset(&self, commands: vk::CommandBuffer) {
+        unsafe { self.device.raw.cmd_reset_query_pool(commands, self.pool, 0, self.count as u32) };
+    }
+
+    /// Takes the time when everything before has passed `stage`.
+    fn mark(&self, commands: vk::CommandBuffer, stage: Stage, index: usize) {
+        assert!(index < self.count, "timestamp {index} of {}", self.count);
+        unsafe { self.device.raw.cmd_write_timestamp(commands, stage, self.pool, index as u32) };
+    }
+
+    /// The first `count` ticks, after the submits that write them have finished.
+    pub fn ticks(&self, count: usize) -> Result<Vec<u64>> {
+        let mut ticks = vec![0_u64; count];
+        if count > 0 {
+            let flags = vk::QueryResultFlags::TYPE_64 | vk::QueryResultFlags::WAIT;
+            unsafe { self.device.raw.get_query_pool_results(self.pool, 0, &mut ticks, flags) }
+                .map_err(failed("read timestamps"))?;
+        }
+        Ok(ticks)
     }
 }
 

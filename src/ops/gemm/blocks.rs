@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use super::fast::{self, Plan};
 use super::problem::{Causal, Layout, Problem};
 use super::{Gemm, Matrix, Tiling};
 use crate::exact::{K_BLOCK, snap};
@@ -20,11 +21,17 @@ const MAX_PARTIAL_WORDS: usize = 1 << 23;
 pub struct Split {
     gemm: Gemm,
     blocks: usize,
+    /// How the blocks are computed if not by exact kernels.
+    fast: Option<Plan>,
 }
 
 impl Split {
     /// The product cut up, if that keeps a device of these traits busier.
     pub fn new(gemm: &Gemm, traits: &Traits) -> Option<Split> {
+        if traits.wants_fast_kernels() {
+            let most = MAX_PARTIAL_WORDS / (gemm.m * gemm.n);
+            return Split::planned(gemm, Plan::best(&gemm.problem(), most));
+        }
         let worthwhile = traits.fast_shared_memory && Tiling::leaves_device_idle(&gemm.problem());
         let split = Split::any(gemm)?;
         (worthwhile && split.partial_words() <= MAX_PARTIAL_WORDS).then_some(split)
@@ -33,8 +40,13 @@ impl Split {
     /// The product cut up, if it is one product of several blocks.
     pub fn any(gemm: &Gemm) -> Option<Split> {
         let blocks = gemm.k.div_ceil(K_BLOCK);
-        let alone = gemm.batch_outer * gemm.batch_inner == 1 && gemm.causal == Causal::None;
-        (alone && blocks > 1).then_some(Split { gemm: *gemm, blocks })
+        (is_alone(gemm) && blocks > 1).then_some(Split { gemm: *gemm, blocks, fast: None })
+    }
+
+    /// The product cut up as planned for the fast kernels, if it is one product of several blocks.
+    pub fn planned(gemm: &Gemm, plan: Plan) -> Option<Split> {
+        let blocks = plan.blocks(&gemm.problem());
+        (is_alone(gemm) && blocks > 1).then_some(Split { gemm: *gemm, blocks, fast: Some(plan) })
     }
 
     /// Words of the blocks' sums: `[blocks, m, n]`.
@@ -56,7 +68,10 @@ impl Split {
             causal: Causal::Blocks,
             ..self.gemm
         };
-        let tiling = tiling.unwrap_or_else(|| Tiling::shared(&blocks.problem()));
+        let summed = match self.fast {
+            Some(plan) => fast::record(&blocks, &plan),
+            None => blocks.record_tiled(tiling.unwrap_or_else(|| Tiling::shared(&blocks.problem()))),
+        };
         let word = |size: usize| u32::try_from(size).expect("a product's numbers fit 32 bits");
         let finish = gemm_finish::dispatch(
             gemm_finish::Push {
@@ -72,8 +87,13 @@ impl Split {
             gemm_finish::Bindings { partials, bias: bias.unwrap_or(partials), output: c.view },
             flat_groups(m * n, 256),
         );
-        [blocks.record_tiled(tiling), finish]
+        [summed, finish]
     }
+}
+
+/// True if a product has one batch and no triangle.
+fn is_alone(gemm: &Gemm) -> bool {
+    gemm.batch_outer * gemm.batch_inner == 1 && gemm.causal == Causal::None
 }
 
 /// The blocks' sums, one batch a block.

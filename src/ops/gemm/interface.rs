@@ -5,6 +5,7 @@
 
 use super::problem::{Causal, Layout, Problem};
 use super::twin::{Operands, multiply};
+use crate::exact::K_BLOCK;
 use crate::kernels;
 use crate::recording::Dispatch;
 
@@ -20,6 +21,8 @@ pub enum Tiling {
         row_quads: u32,
         /// Fours of columns that an invocation sums.
         column_quads: u32,
+        /// Totals of blocks of terms stand in the result's memory until the last, not in registers.
+        totals_in_result: bool,
     },
 }
 
@@ -39,19 +42,25 @@ impl Tiling {
     pub fn shared(problem: &Problem) -> Tiling {
         const BY_SIZE: [(u32, u32); 3] = [(2, 2), (1, 2), (2, 1)];
         let busy = |&(row_quads, column_quads): &(u32, u32)| {
-            let [x, y, z] = Tiling::Shared { row_quads, column_quads }.workgroups(problem);
+            let [x, y, z] = Tiling::tile_of(row_quads, column_quads).workgroups(problem);
             // No tile should lie mostly outside.
             let fits = problem.m >= SHARED_SIDE * row_quads as usize
                 && problem.n >= SHARED_SIDE * column_quads as usize;
             fits && x * y * z >= BUSY_WORKGROUPS
         };
         let (row_quads, column_quads) = BY_SIZE.into_iter().find(busy).unwrap_or((1, 1));
-        Tiling::Shared { row_quads, column_quads }
+        let totals_in_result = row_quads * column_quads > 2 && problem.k > K_BLOCK;
+        Tiling::Shared { row_quads, column_quads, totals_in_result }
+    }
+
+    /// A shared tile of `64 * row_quads` x `64 * column_quads` elements, its totals in registers.
+    pub const fn tile_of(row_quads: u32, column_quads: u32) -> Tiling {
+        Tiling::Shared { row_quads, column_quads, totals_in_result: false }
     }
 
     /// True if even the smallest shared tiles of this product are too few to keep a device busy.
     pub fn leaves_device_idle(problem: &Problem) -> bool {
-        let [x, y, z] = Tiling::Shared { row_quads: 1, column_quads: 1 }.workgroups(problem);
+        let [x, y, z] = Tiling::tile_of(1, 1).workgroups(problem);
         x * y * z < BUSY_WORKGROUPS / 2
     }
 
@@ -59,7 +68,7 @@ impl Tiling {
     fn tile(self) -> (usize, usize) {
         match self {
             Tiling::Alone => (ALONE_ROWS, ALONE_COLUMNS),
-            Tiling::Shared { row_quads, column_quads } => {
+            Tiling::Shared { row_quads, column_quads, .. } => {
                 (SHARED_SIDE * row_quads as usize, SHARED_SIDE * column_quads as usize)
             }
         }
@@ -115,8 +124,8 @@ pub fn specialization(problem: &Problem, tiling: Tiling) -> Vec<u32> {
         wide_c: c.rows_start_at_quads().into(),
     }
     .to_words();
-    if let Tiling::Shared { row_quads, column_quads } = tiling {
-        words.extend([row_quads, column_quads]);
+    if let Tiling::Shared { row_quads, column_quads, totals_in_result } = tiling {
+        words.extend([row_quads, column_quads, totals_in_result.into()]);
     }
     words
 }
@@ -204,7 +213,7 @@ mod tests {
         }
         for tiled in [Kernel::GemmTiled, Kernel::GemmBackwardTiled] {
             let names: Vec<_> = tiled.specialization()[5..].iter().map(|constant| constant.name).collect();
-            assert_eq!(names, ["row_quads", "column_quads"]);
+            assert_eq!(names, ["row_quads", "column_quads", "totals_in_result"]);
         }
     }
 

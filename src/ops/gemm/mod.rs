@@ -2,6 +2,7 @@
 
 mod band;
 mod blocks;
+pub mod fast;
 mod interface;
 mod pack;
 mod problem;
@@ -15,6 +16,7 @@ pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled
 pub use problem::{Causal, Layout, Problem};
 pub use twin::{Operands, multiply};
 
+use crate::exact::K_BLOCK;
 use crate::kernels;
 use crate::recording::{Dispatch, Traits, View};
 
@@ -52,7 +54,7 @@ impl Matrix {
     }
 }
 
-/// Which pair of kernels a product belongs to. Both give the same bits.
+/// Which pair of exact kernels a product belongs to. Both give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     /// `gemm`: products of activations, with or without a bias.
@@ -117,6 +119,9 @@ impl Gemm {
     /// Chooses the kernel and its tiles. Panics if the numbers contradict each other or the views:
     /// a program's fault, never a user's.
     pub fn record(&self, traits: &Traits) -> Dispatch {
+        if traits.wants_fast_kernels() {
+            return fast::record(self, &fast::Plan::best(&self.problem(), 1));
+        }
         let tiling = if traits.fast_shared_memory { Tiling::shared(&self.problem()) } else { Tiling::Alone };
         self.record_tiled(tiling)
     }
@@ -127,6 +132,10 @@ impl Gemm {
         let problem = self.problem();
         let bias_words = self.bias.map_or(0, |bias| bias.words);
         problem.check(self.a.view.words, self.b.view.words, self.c.view.words, bias_words);
+        assert!(
+            problem.causal != Causal::Blocks || problem.batches == problem.k.div_ceil(K_BLOCK),
+            "a batch for each block: {problem:?}"
+        );
         let push = interface::push(&problem).to_bytes();
         let words = interface::specialization(&problem, tiling);
         let groups = tiling.groups(&problem);

@@ -1,0 +1,185 @@
+//! Products outside the exact contract: their kernel, its tiles, and how a product is cut up for it.
+//!
+//! The order of a sum follows from the product's shape alone, so results are the same on every run.
+
+use super::interface;
+use super::problem::Problem;
+use super::{Causal, Gemm};
+use crate::kernels::gemm_fast::{Bindings, Push, Specialization, dispatch};
+use crate::recording::Dispatch;
+
+/// How a workgroup of `gemm_fast` computes its tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FastTile {
+    /// Rows of the tile.
+    pub rows: usize,
+    /// Columns of the tile.
+    pub columns: usize,
+    /// Fours of rows that an invocation sums.
+    pub row_quads: usize,
+    /// Fours of columns that an invocation sums.
+    pub column_quads: usize,
+    /// Terms that shared memory holds at a time, a multiple of 8.
+    pub step: usize,
+    /// Shares of so many terms in shared memory: 1 or 2.
+    pub shares: usize,
+    /// Invocations side by side in a patch of 32.
+    pub near_across: usize,
+    /// Rows of tiles that are worked on at a time.
+    pub band: usize,
+    /// Terms whose sums the kernel writes out, a divisor of `step`.
+    pub unrolled: usize,
+}
+
+impl FastTile {
+    /// A tile of these sizes, 8 x 8 elements an invocation.
+    pub const fn large(rows: usize, columns: usize) -> FastTile {
+        FastTile {
+            rows,
+            columns,
+            row_quads: 2,
+            column_quads: 2,
+            step: 16,
+            shares: 2,
+            near_across: 8,
+            band: 8,
+            unrolled: 16,
+        }
+    }
+
+    /// The same, 4 x 4 elements an invocation.
+    pub const fn small(rows: usize, columns: usize) -> FastTile {
+        FastTile { row_quads: 1, column_quads: 1, ..FastTile::large(rows, columns) }
+    }
+
+    /// Invocations of a workgroup.
+    fn invocations(&self) -> usize {
+        self.rows * self.columns / (16 * self.row_quads * self.column_quads)
+    }
+
+    /// How much of its multiplying power a processor reaches with these tiles.
+    fn efficiency(&self) -> f64 {
+        match self.invocations() * self.row_quads * self.column_quads {
+            1024.. => 1.0,
+            512.. => 0.85,
+            256.. => 0.7,
+            128.. => 0.5,
+            _ => 0.35,
+        }
+    }
+
+    fn workgroups(&self, problem: &Problem) -> [usize; 3] {
+        [problem.n.div_ceil(self.columns), problem.m.div_ceil(self.rows), problem.batches]
+    }
+}
+
+/// The tiles to choose from, best first.
+pub const TILES: [FastTile; 6] = [
+    FastTile::large(128, 128),
+    FastTile::large(64, 128),
+    FastTile::large(128, 64),
+    FastTile::large(64, 64),
+    FastTile::small(32, 64),
+    FastTile::small(32, 32),
+];
+
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// A workgroup's part.
+    pub tile: FastTile,
+    /// Terms of each block that is summed apart.
+    pub block_terms: usize,
+}
+
+/// The device that plans are made for, an NVIDIA H100: processors, multiplications of each in a cycle, words
+/// that memory moves in a cycle, and the cycles that a workgroup and a dispatch take beside their work.
+const PROCESSORS: usize = 132;
+const PRODUCTS_A_CYCLE: f64 = 128.0;
+const WORDS_A_CYCLE: f64 = 400.0;
+const WORKGROUP_CYCLES: f64 = 1500.0;
+const DISPATCH_CYCLES: f64 = 5000.0;
+
+/// Blocks are as long as a multiple of this, so that they begin where a share does.
+const BLOCK_UNIT: usize = 64;
+
+/// The most blocks that a sum is cut into.
+const MAX_BLOCKS: usize = 32;
+
+impl Plan {
+    /// The plan that takes the least time by a rough estimate, with sums in at most so many blocks.
+    pub fn best(problem: &Problem, max_blocks: usize) -> Plan {
+        let most = max_blocks.clamp(1, MAX_BLOCKS);
+        let block_terms = |blocks: usize| problem.k.div_ceil(blocks).next_multiple_of(BLOCK_UNIT);
+        let plans = TILES
+            .iter()
+            .flat_map(|&tile| (1..=most).map(move |blocks| Plan { tile, block_terms: block_terms(blocks) }));
+        plans
+            .min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)))
+            .expect("there is always a plan of one block")
+    }
+
+    /// Blocks of terms.
+    pub fn blocks(&self, problem: &Problem) -> usize {
+        problem.k.div_ceil(self.block_terms)
+    }
+
+    fn cycles(&self, problem: &Problem) -> f64 {
+        let blocks = self.blocks(problem);
+        let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
+        let terms = self.block_terms.min(problem.k.next_multiple_of(self.tile.step));
+        let products = (self.tile.rows * self.tile.columns * terms) as f64;
+        let one = products / (PRODUCTS_A_CYCLE * self.tile.efficiency()) + WORKGROUP_CYCLES;
+        // A workgroup that has its processor to itself is alone with its waits.
+        let rounds = (workgroups as f64 / PROCESSORS as f64).ceil().max(1.3);
+        let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
+        rounds * one + if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 }
+    }
+}
+
+/// One dispatch by `gemm_fast`. A product of [`Causal::Blocks`] has a batch for each `block_terms` terms.
+pub fn record(gemm: &Gemm, plan: &Plan) -> Dispatch {
+    let (problem, tile) = (gemm.problem(), plan.tile);
+    let bias_words = gemm.bias.map_or(0, |bias| bias.words);
+    problem.check(gemm.a.view.words, gemm.b.view.words, gemm.c.view.words, bias_words);
+    let word = |number: usize| u32::try_from(number).expect("a product's numbers fit 32 bits");
+    let push = Push::from_bytes(
+        &[interface::push(&problem).to_bytes(), word(plan.block_terms).to_ne_bytes().to_vec()].concat(),
+    );
+    let layouts = [problem.a, problem.b, problem.c];
+    let [wide_a, wide_b, wide_c] = layouts.map(|layout| u32::from(layout.rows_start_at_quads()));
+    let whole = problem.m.is_multiple_of(tile.rows)
+        && problem.n.is_multiple_of(tile.columns)
+        && problem.k.is_multiple_of(tile.step)
+        && [wide_a, wide_b, wide_c] == [1; 3];
+    let specialization = Specialization {
+        trans_a: problem.a.trans.into(),
+        trans_b: problem.b.trans.into(),
+        wide_a,
+        wide_b,
+        wide_c,
+        tile_rows: word(tile.rows),
+        tile_columns: word(tile.columns),
+        whole: whole.into(),
+        band: word(tile.band),
+        row_quads: word(tile.row_quads),
+        column_quads: word(tile.column_quads),
+        step: word(tile.step),
+        shares: word(tile.shares),
+        near_across: word(tile.near_across),
+        unrolled: word(tile.unrolled),
+        local_size_x: word(tile.invocations()),
+    };
+    let (a, b, c) = (gemm.a.view, gemm.b.view, gemm.c.view);
+    // Something must be bound where there is no bias; it is not read.
+    let bindings = Bindings { a, b, c, bias: gemm.bias.unwrap_or(b) };
+    let groups = tile.workgroups(&problem).map(|count| {
+        assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
+        word(count)
+    });
+    assert!(
+        gemm.causal != Causal::Blocks || problem.batches == plan.blocks(&problem),
+        "a batch for each block: {problem:?}"
+    );
+    dispatch(push, specialization, bindings, groups)
+}
