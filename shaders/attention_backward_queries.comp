@@ -40,7 +40,7 @@ void load_queries(uint first) {
         d_tile[row * PITCH + quad] = there ? load_d_heads(heads_at(query), 4 * quad) : vec4(0.0);
     }
     barrier();
-    for (uint row = gl_LocalInvocationIndex; row < QUERIES; row += invocations) {
+    for (uint row = gl_LocalInvocationIndex; row < QUERIES; row += INVOCATIONS) {
         float sum = 0.0;
         if (first + row < push.context) {
             for (uint quad = 0; quad < QUADS; ++quad) {

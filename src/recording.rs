@@ -219,8 +219,6 @@ pub struct Traits {
     pub max_view_words: usize,
     /// Shared memory of one workgroup, in bytes.
     pub shared_memory_bytes: usize,
-    /// Invocations that run in lockstep, as the device says; kernels must be right with any number.
-    pub subgroup_size: usize,
     /// The device's matrix units, if hlx has kernels for them.
     pub matrix_units: Option<MatrixUnits>,
 }
@@ -232,7 +230,6 @@ impl Traits {
         fast_shared_memory: false,
         max_view_words: usize::MAX,
         shared_memory_bytes: usize::MAX,
-        subgroup_size: 1,
         matrix_units: None,
     };
 
@@ -243,12 +240,18 @@ impl Traits {
     }
 }
 
-/// Units that multiply small matrices: 16-bit factors, 32-bit sums (`VK_KHR_cooperative_matrix`, 16 x 16 x
-/// 16 a subgroup).
+/// Units that multiply small matrices: 16-bit factors, 32-bit sums (`VK_KHR_cooperative_matrix`, a subgroup
+/// at a time).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MatrixUnits {
     /// The factors' type.
     pub factor: Factor,
+    /// Rows, columns and terms of the matrices.
+    pub side: u32,
+    /// Invocations of a subgroup.
+    pub subgroup_size: u32,
+    /// Sums become factors, and rows are reduced, without memory (`VK_NV_cooperative_matrix2`).
+    pub in_registers: bool,
     /// Whole workgroups may share a matrix (`VK_NV_cooperative_matrix2`).
     pub workgroup_scope: bool,
 }

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use attention::{Case, relative_error};
 use hlx::config::TrainOptions;
 use hlx::cpu::CpuExecutor;
+use hlx::ops::attention::{FusedAttention, PARTS};
 use hlx::precision::Precision;
-use hlx::recording::{Executor, Program, Traits};
+use hlx::recording::{Executor, MatrixUnits, Program, Traits};
 use hlx::train::digest::StateDigest;
 use hlx::train::run::{feed, schedule, step_shape};
 use hlx::train::session::{Session, StepRates};
@@ -82,32 +83,63 @@ fn f32_is_as_accurate_as_the_exact_kernels() {
     common::assert_silent(&device);
 }
 
-/// The factors of a device's matrix units. Gradients have the size that the mean over all positions gives
-/// them, or are far smaller.
+/// Traits for each way in which the device's matrix units are used: through memory, and in registers.
+fn mixed_traits(device: &Device) -> Vec<Traits> {
+    let traits = traits(device, Precision::Mixed);
+    let Some(units) = traits.matrix_units else {
+        println!("{} has no matrix units: this part was not run", device.info().name);
+        return Vec::new();
+    };
+    let ways = [false, true].into_iter().filter(|&in_registers| units.in_registers || !in_registers);
+    ways.map(|in_registers| Traits { matrix_units: Some(MatrixUnits { in_registers, ..units }), ..traits })
+        .collect()
+}
+
+/// Gradients have the size that the mean over all positions gives them, or are far smaller.
 #[test]
 fn mixed_is_within_what_sixteen_bits_allow() {
     let device = common::open();
-    let traits = traits(&device, Precision::Mixed);
-    if traits.matrix_units.is_none() {
-        println!("{} has no matrix units: this part was not run", device.info().name);
-        return;
-    }
-    let mut worst: f64 = 0.0;
-    for case in cases().filter(|case| case.d_head % 16 == 0) {
-        for d_size in [1.0, 1e-5] {
+    for traits in mixed_traits(&device) {
+        let mut worst: f64 = 0.0;
+        for case in cases().filter(|case| case.d_head % 16 == 0) {
             let positions = (case.batch * case.context) as f64;
-            let case = Case { d_size: d_size / positions, ..case };
+            let d_size = if case.dropout.is_some() { 1.0 } else { 1e-5 } / positions;
+            let case = Case { d_size, ..case };
             let fused = case.fused(&traits, load(&device)).expect("a kernel for every multiple of 16");
             let reference = case.reference();
             for ((name, fused), (_, reference)) in fused.parts(&case).iter().zip(&reference.parts(&case)) {
                 let error = relative_error(fused, reference, case.d_size);
                 worst = worst.max(error);
-                assert!(error <= 5e-3, "{case:?}: {name} is {error:e} from f64");
+                assert!(error <= 5e-3, "{traits:?}, {case:?}: {name} is {error:e} from f64");
+            }
+        }
+        println!("{}, {:?}: at most {worst:.1e} from f64", device.info().name, traits.matrix_units);
+    }
+    common::assert_silent(&device);
+}
+
+/// Every block size that fits the device gives what the one that is taken gives.
+#[test]
+fn every_block_size_is_as_accurate() {
+    let device = common::open();
+    let mixed = mixed_traits(&device);
+    for traits in [traits(&device, Precision::F32)].into_iter().chain(mixed) {
+        for (context, d_head, dropout) in [(200, 64, Some(0.1)), (300, 32, None)] {
+            let d_size = 1.0 / context as f64;
+            let case = Case { batch: 1, n_head: 2, context, d_head, dropout, seed: 9, d_size };
+            let reference = case.reference();
+            let taken = FusedAttention::new(case.shape(), case.dropout(), &traits).expect("a kernel");
+            for variant in PARTS.into_iter().flat_map(|part| taken.variants(part, &traits)) {
+                let found = case.outcome_of(&variant, &traits, load(&device));
+                for ((name, found), (_, reference)) in found.parts(&case).iter().zip(&reference.parts(&case))
+                {
+                    let error = relative_error(found, reference, case.d_size);
+                    let limit = if taken.keeps_f32() { 1e-6 } else { 5e-3 };
+                    assert!(error <= limit, "{variant:?}: {name} is {error:e} from f64");
+                }
             }
         }
     }
-    let factor = traits.matrix_units.map(|units| units.factor);
-    println!("{}, {factor:?}: at most {worst:.1e} from f64", device.info().name);
     common::assert_silent(&device);
 }
 

@@ -11,6 +11,8 @@ layout(constant_id = 2) const uint KEYS = 32;      // rows of a block of keys
 layout(constant_id = 3) const uint CHANNELS = 64;  // D, rounded up; the channels past D are zeros
 layout(constant_id = 4) const uint WIDE = 1;       // 1: every head's channels can be loaded by fours
 layout(constant_id = 5) const uint DROPOUT = 0;    // 1: probabilities are dropped
+layout(constant_id = 6) const uint SIDE = 16;      // of the matrices that matrix units multiply
+layout(constant_id = 7) const uint INVOCATIONS = 64;  // of a workgroup
 
 layout(push_constant) uniform Push {
     uint context;      // T

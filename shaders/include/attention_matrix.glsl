@@ -1,16 +1,22 @@
 // What the fused attention kernels on matrix units share. A workgroup's block of scores is ROW_COUNT x
-// COLUMN_COUNT; each subgroup owns a tile of 16 rows. The rows' factors stay in its matrices, and what belongs
+// COLUMN_COUNT; each subgroup owns a tile of SIDE rows. The rows' factors stay in its matrices, and what belongs
 // to the columns goes through shared memory, rounded to 16 bits as it is stored there. How a device lays a
 // matrix out over a subgroup is unknown, so what needs rows or columns goes through scratch memory, or takes
 // numbers of rows and columns from matrices of the same kind.
 //
-// The including shader defines ROW_COUNT and COLUMN_COUNT, and FACTOR_BF16 for factors of that type.
+// The including shader defines ROW_COUNT and COLUMN_COUNT; FACTOR_BF16 for factors of that type; IN_REGISTERS
+// where sums become factors, and rows are reduced, without memory (conversions and reductions of
+// VK_NV_cooperative_matrix2).
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_EXT_control_flow_attributes : require
+#ifdef IN_REGISTERS
+#extension GL_NV_cooperative_matrix2 : require
+#endif
 #ifdef FACTOR_BF16
 #extension GL_EXT_bfloat16 : require
+#extension GL_EXT_shader_explicit_arithmetic_types_int16 : require
 #define FACTOR bfloat16_t
 #else
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
@@ -21,7 +27,6 @@
 
 layout(local_size_x = 128, local_size_x_id = 0) in;
 
-const uint SIDE = 16;
 #define LEFT_MATRIX coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA>
 #define RIGHT_MATRIX coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB>
 #define SUM_MATRIX coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>
@@ -39,21 +44,23 @@ const uint PACKED_PITCH = SIDE / 8 + 1;   // of a row of factors, in uvec4s
 
 const uint STAGED_ROWS = 2 * COLUMN_COUNT > ROW_COUNT ? 2 * COLUMN_COUNT : ROW_COUNT;
 shared uvec4 staged[STAGED_ROWS * PITCH];
-shared vec4 sums[ROW_TILES * SIDE * SCRATCH_PITCH];
-shared uvec4 packed[ROW_TILES * SIDE * PACKED_PITCH];
-shared float row_values[ROW_TILES * SIDE];
+// Scratch memory of each tile, and of all subgroups that have none.
+const uint SCRATCHES = ROW_TILES + 1;
+shared vec4 sums[SCRATCHES * SIDE * SCRATCH_PITCH];
+shared float row_values[SCRATCHES * SIDE];
 shared float numbers[SIDE];
 
-#ifdef FACTOR_BF16
-// The nearest bf16, ties to even, in the high half of the word; NaN stays NaN.
-uint round_to_bf16(float x) {
-    uint bits = floatBitsToUint(x);
-    uint rounded = bits + 0x7fffu + (bits >> 16 & 1u);
-    return isnan(x) ? 0x7fc00000u : rounded;
-}
+// Whether work need be done that one subgroup may do without the others. Where subgroups meet at barriers of
+// their own, all do all the work: some devices make those the workgroup's.
+#ifdef IN_REGISTERS
+#define NEEDED(condition) (DROPOUT != 0 || (condition))
+#else
+#define NEEDED(condition) true
+#endif
 
+#ifdef FACTOR_BF16
 uint pack_two(float low, float high) {
-    return round_to_bf16(low) >> 16 | round_to_bf16(high) & 0xffff0000u;
+    return pack32(bfloat16BitsToUintEXT(bf16vec2(low, high)));
 }
 #else
 uint pack_two(float low, float high) {
@@ -67,7 +74,7 @@ uvec4 pack_eight(vec4 a, vec4 b) {
 
 // Stages the channels of `rows` positions from `first` on, times a number, from row `place` of the stage on.
 #define STAGE(place, rows, first, load, at, times)                                       \
-    for (uint n_ = gl_LocalInvocationIndex; n_ < (rows) * EIGHTS; n_ += gl_WorkGroupSize.x) { \
+    for (uint n_ = gl_LocalInvocationIndex; n_ < (rows) * EIGHTS; n_ += INVOCATIONS) { \
         uint row_ = n_ / EIGHTS;                                                         \
         uint channel_ = n_ % EIGHTS * 8;                                                 \
         uint position_ = (first) + row_;                                                 \
@@ -83,29 +90,29 @@ uvec4 pack_eight(vec4 a, vec4 b) {
 #define KEY_AT(position) qkv_at(1, position)
 #define VALUE_AT(position) qkv_at(2, position)
 
-// Sixteen staged rows from `row` on, as left factors: all channels.
+// A tile of staged rows from `row` on, as left factors: all channels.
 void load_left(out LEFT_MATRIX left[DEPTH], uint row) {
     [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
-        coopMatLoad(left[c], staged, row * PITCH + 2 * c, PITCH, ROW_MAJOR);
+        coopMatLoad(left[c], staged, row * PITCH + c * SIDE / 8, PITCH, ROW_MAJOR);
     }
 }
 
-// left times the transpose of sixteen staged rows from `row` on: sums over all channels.
+// left times the transpose of a tile of staged rows from `row` on: sums over all channels.
 SUM_MATRIX multiply_transposed(LEFT_MATRIX left[DEPTH], uint row) {
     SUM_MATRIX sum = SUM_MATRIX(0.0);
     [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
         RIGHT_MATRIX right;
-        coopMatLoad(right, staged, row * PITCH + 2 * c, PITCH, COLUMN_MAJOR);
+        coopMatLoad(right, staged, row * PITCH + c * SIDE / 8, PITCH, COLUMN_MAJOR);
         sum = coopMatMulAdd(left[c], right, sum);
     }
     return sum;
 }
 
-// sum += left times sixteen staged rows from `row` on.
+// sum += left times a tile of staged rows from `row` on.
 void add_weighted(inout SUM_MATRIX sum[DEPTH], LEFT_MATRIX left, uint row) {
     [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
         RIGHT_MATRIX right;
-        coopMatLoad(right, staged, row * PITCH + 2 * c, PITCH, ROW_MAJOR);
+        coopMatLoad(right, staged, row * PITCH + c * SIDE / 8, PITCH, ROW_MAJOR);
         sum[c] = coopMatMulAdd(left, right, sum[c]);
     }
 }
@@ -117,21 +124,6 @@ void store_sums(SUM_MATRIX x, uint tile) {
     subgroupBarrier();
 }
 
-// Sums as left factors, rounded.
-LEFT_MATRIX to_left(SUM_MATRIX x, uint tile) {
-    store_sums(x, tile);
-    uint from = tile * SIDE * SCRATCH_PITCH;
-    uint to = tile * SIDE * PACKED_PITCH;
-    for (uint n = gl_SubgroupInvocationID; n < 2 * SIDE; n += gl_SubgroupSize) {
-        uint at = from + n / 2 * SCRATCH_PITCH + n % 2 * 2;
-        packed[to + n / 2 * PACKED_PITCH + n % 2] = pack_eight(sums[at], sums[at + 1]);
-    }
-    subgroupBarrier();
-    LEFT_MATRIX left;
-    coopMatLoad(left, packed, to, PACKED_PITCH, ROW_MAJOR);
-    return left;
-}
-
 // What row_values holds, each row's value in all columns.
 SUM_MATRIX spread_over_columns(uint tile) {
     SUM_MATRIX x;
@@ -139,12 +131,57 @@ SUM_MATRIX spread_over_columns(uint tile) {
     return x;
 }
 
+#ifdef IN_REGISTERS
+LEFT_MATRIX to_left(SUM_MATRIX x, uint tile) {
+    return LEFT_MATRIX(x);
+}
+
+float larger(const in float a, const in float b) {
+    return max(a, b);
+}
+
+float added(const in float a, const in float b) {
+    return a + b;
+}
+
+SUM_MATRIX largest_of_rows(SUM_MATRIX x, uint tile) {
+    SUM_MATRIX y;
+    coopMatReduceNV(y, x, gl_CooperativeMatrixReduceRowNV, larger);
+    return y;
+}
+
+SUM_MATRIX sum_of_rows(SUM_MATRIX x, uint tile) {
+    SUM_MATRIX y;
+    coopMatReduceNV(y, x, gl_CooperativeMatrixReduceRowNV, added);
+    return y;
+}
+#else
+shared uvec4 packed[SCRATCHES * SIDE * PACKED_PITCH];
+
+// Sums as left factors, rounded.
+LEFT_MATRIX to_left(SUM_MATRIX x, uint tile) {
+    store_sums(x, tile);
+    uint from = tile * SIDE * SCRATCH_PITCH;
+    uint to = tile * SIDE * PACKED_PITCH;
+    const uint EIGHTS_HERE = SIDE / 8;
+    for (uint n = gl_SubgroupInvocationID; n < EIGHTS_HERE * SIDE; n += gl_SubgroupSize) {
+        uint row = n / EIGHTS_HERE;
+        uint at = from + row * SCRATCH_PITCH + n % EIGHTS_HERE * 2;
+        packed[to + row * PACKED_PITCH + n % EIGHTS_HERE] = pack_eight(sums[at], sums[at + 1]);
+    }
+    subgroupBarrier();
+    LEFT_MATRIX left;
+    coopMatLoad(left, packed, to, PACKED_PITCH, ROW_MAJOR);
+    return left;
+}
+
 // Each row's largest number, in all columns.
 SUM_MATRIX largest_of_rows(SUM_MATRIX x, uint tile) {
     store_sums(x, tile);
     for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {
         uint at = (tile * SIDE + row) * SCRATCH_PITCH;
-        vec4 four = max(max(sums[at], sums[at + 1]), max(sums[at + 2], sums[at + 3]));
+        vec4 four = sums[at];
+        [[unroll]] for (uint n = 1; n < SIDE / 4; ++n) four = max(four, sums[at + n]);
         row_values[tile * SIDE + row] = max(max(four.x, four.y), max(four.z, four.w));
     }
     subgroupBarrier();
@@ -156,20 +193,24 @@ SUM_MATRIX sum_of_rows(SUM_MATRIX x, uint tile) {
     store_sums(x, tile);
     for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {
         uint at = (tile * SIDE + row) * SCRATCH_PITCH;
-        vec4 four = (sums[at] + sums[at + 1]) + (sums[at + 2] + sums[at + 3]);
+        vec4 four = sums[at];
+        [[unroll]] for (uint n = 1; n < SIDE / 4; ++n) four += sums[at + n];
         row_values[tile * SIDE + row] = (four.x + four.y) + (four.z + four.w);
     }
     subgroupBarrier();
     return spread_over_columns(tile);
 }
+#endif
 
-// Dropout's factors of sixteen queries and keys; queries in rows, or in columns if transposed.
+// Dropout's factors of a tile of queries and keys; queries in rows, or in columns if transposed.
 SUM_MATRIX dropout_tile(uvec2 step, uint first_query, uint first_key, int layout_, uint tile) {
     uint base = tile * SIDE * SCRATCH_PITCH;
     subgroupBarrier();
-    for (uint n = gl_SubgroupInvocationID; n < 4 * SIDE; n += gl_SubgroupSize) {
-        sums[base + n / 4 * SCRATCH_PITCH + n % 4] =
-            dropout_factors(step, first_query + n / 4, first_key + n % 4 * 4);
+    const uint QUADS_HERE = SIDE / 4;
+    for (uint n = gl_SubgroupInvocationID; n < QUADS_HERE * SIDE; n += gl_SubgroupSize) {
+        uint row = n / QUADS_HERE;
+        uint quad = n % QUADS_HERE;
+        sums[base + row * SCRATCH_PITCH + quad] = dropout_factors(step, first_query + row, first_key + 4 * quad);
     }
     subgroupBarrier();
     SUM_MATRIX x;
@@ -193,18 +234,23 @@ SUM_MATRIX columns_less_rows() {
     return columns - rows;
 }
 
-// Stores sixteen rows of sums from position `first` on, as far as there are positions.
-#define STORE_ROWS(name, at, sum, first, tile)                                           \
+// Stores a tile of rows of sums from position `first` on, of a block from `block` on, as far as there are
+// positions.
+#define STORE_ROWS(name, at, sum, first, block, tile)                                    \
     [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                     \
-        if ((first) + SIDE <= push.context) {                                            \
-            coopMatStore(sum[c_], name##_vec4, (at(first) + c_ * SIDE) / 4, (at((first) + 1) - at(first)) / 4, \
-                         ROW_MAJOR);                                                     \
+        if ((block) + ROW_COUNT <= push.context) {                                       \
+            if ((tile) < ROW_TILES) {                                                    \
+                coopMatStore(sum[c_], name##_vec4, (at(first) + c_ * SIDE) / 4,          \
+                             (at((first) + 1) - at(first)) / 4, ROW_MAJOR);              \
+            }                                                                            \
         } else {                                                                         \
             store_sums(sum[c_], tile);                                                   \
-            for (uint n_ = gl_SubgroupInvocationID; n_ < 4 * SIDE; n_ += gl_SubgroupSize) { \
-                if ((first) + n_ / 4 < push.context) {                                   \
-                    name##_vec4[(at((first) + n_ / 4) + c_ * SIDE) / 4 + n_ % 4] =       \
-                        sums[((tile) * SIDE + n_ / 4) * SCRATCH_PITCH + n_ % 4];         \
+            for (uint n_ = gl_SubgroupInvocationID; n_ < SIDE / 4 * SIDE; n_ += gl_SubgroupSize) { \
+                uint row_ = n_ / (SIDE / 4);                                             \
+                uint quad_ = n_ % (SIDE / 4);                                            \
+                if ((tile) < ROW_TILES && (first) + row_ < push.context) {               \
+                    name##_vec4[(at((first) + row_) + c_ * SIDE) / 4 + quad_] =          \
+                        sums[((tile) * SIDE + row_) * SCRATCH_PITCH + quad_];            \
                 }                                                                        \
             }                                                                            \
         }                                                                                \

@@ -23,14 +23,14 @@ void main() {
 
     // Once, if there are as many subgroups as tiles of rows.
     for (uint pass = 0; pass < ROW_TILES; pass += gl_NumSubgroups) {
-        uint tile = pass + gl_SubgroupID;
+        uint tile = min(pass + gl_SubgroupID, ROW_TILES);
         uint first_query = block + tile * SIDE;
         bool works = tile < ROW_TILES && first_query < push.context;
         barrier();
         STAGE(0, QUERIES, block, load_qkv, QUERY_AT, 1.0)
         barrier();
         LEFT_MATRIX queries[DEPTH];
-        if (works) load_left(queries, tile * SIDE);
+        load_left(queries, min(tile, ROW_TILES - 1) * SIDE);
         SUM_MATRIX beyond = columns_less_rows();
 
         SUM_MATRIX output_[DEPTH];
@@ -44,56 +44,55 @@ void main() {
             STAGE(0, KEYS, first_key, load_qkv, KEY_AT, 1.0)
             STAGE(KEYS, KEYS, first_key, load_qkv, VALUE_AT, 1.0)
             barrier();
-            if (!works || first_key > first_query + SIDE - 1) continue;
-
-            SUM_MATRIX s[COLUMN_TILES];
-            SUM_MATRIX highest = SUM_MATRIX(LOWEST);
-            [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
-                uint key = first_key + k * SIDE;
-                if (key <= first_query + SIDE - 1) {
-                    s[k] = multiply_transposed(queries, k * SIDE);
-                    if (key + SIDE - 1 > first_query) {
-                        float diagonal = float(first_query) - float(key);
-                        for (uint i = 0; i < s[k].length(); ++i) {
-                            s[k][i] = beyond[i] > diagonal ? LOWEST : s[k][i];
+            if (NEEDED(works && first_key <= first_query + SIDE - 1)) {
+                SUM_MATRIX s[COLUMN_TILES];
+                SUM_MATRIX highest = SUM_MATRIX(LOWEST);
+                [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
+                    uint key = first_key + k * SIDE;
+                    if (NEEDED(key <= first_query + SIDE - 1)) {
+                        s[k] = multiply_transposed(queries, k * SIDE);
+                        if (key + SIDE - 1 > first_query) {
+                            float diagonal = float(first_query) - float(key);
+                            for (uint i = 0; i < s[k].length(); ++i) {
+                                s[k][i] = beyond[i] > diagonal ? LOWEST : s[k][i];
+                            }
                         }
+                    } else {
+                        s[k] = SUM_MATRIX(LOWEST);
                     }
-                } else {
-                    s[k] = SUM_MATRIX(LOWEST);
+                    for (uint i = 0; i < s[k].length(); ++i) highest[i] = max(highest[i], s[k][i]);
                 }
-                for (uint i = 0; i < s[k].length(); ++i) highest[i] = max(highest[i], s[k][i]);
-            }
-            highest = largest_of_rows(highest, tile);
-            SUM_MATRIX shrink;
-            for (uint i = 0; i < shrink.length(); ++i) {
-                float now = max(largest[i], highest[i] * to_base_2);
-                shrink[i] = exp2(largest[i] - now);
-                largest[i] = now;
-            }
-            total = total * shrink;
-            [[unroll]] for (uint c = 0; c < DEPTH; ++c) output_[c] = output_[c] * shrink;
-            [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
-                uint key = first_key + k * SIDE;
-                if (key <= first_query + SIDE - 1) {
-                    SUM_MATRIX p;
-                    for (uint i = 0; i < p.length(); ++i) p[i] = exp2(s[k][i] * to_base_2 - largest[i]);
-                    total = total + p;
-                    if (DROPOUT != 0) p = p * dropout_tile(step, first_query, key, ROW_MAJOR, tile);
-                    add_weighted(output_, to_left(p, tile), KEYS + k * SIDE);
+                highest = largest_of_rows(highest, tile);
+                SUM_MATRIX shrink;
+                for (uint i = 0; i < shrink.length(); ++i) {
+                    float now = max(largest[i], highest[i] * to_base_2);
+                    shrink[i] = exp2(largest[i] - now);
+                    largest[i] = now;
+                }
+                total = total * shrink;
+                [[unroll]] for (uint c = 0; c < DEPTH; ++c) output_[c] = output_[c] * shrink;
+                [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
+                    uint key = first_key + k * SIDE;
+                    if (NEEDED(key <= first_query + SIDE - 1)) {
+                        SUM_MATRIX p;
+                        for (uint i = 0; i < p.length(); ++i) p[i] = exp2(s[k][i] * to_base_2 - largest[i]);
+                        total = total + p;
+                        if (DROPOUT != 0) p = p * dropout_tile(step, first_query, key, ROW_MAJOR, tile);
+                        add_weighted(output_, to_left(p, tile), KEYS + k * SIDE);
+                    }
                 }
             }
         }
 
-        if (!works) continue;
         total = sum_of_rows(total, tile);
         SUM_MATRIX inv_total;
         for (uint i = 0; i < total.length(); ++i) inv_total[i] = 1.0 / total[i];
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) output_[c] = output_[c] * inv_total;
-        STORE_ROWS(heads, heads_at, output_, first_query, tile)
+        STORE_ROWS(heads, heads_at, output_, first_query, block, tile)
         for (uint i = 0; i < total.length(); ++i) total[i] = largest[i] + log_exact(total[i]) * LOG2_OF_E;
         store_sums(total, tile);
         for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {
-            if (first_query + row < push.context) {
+            if (tile < ROW_TILES && first_query + row < push.context) {
                 lse[row_at(first_query + row)] = sums[(tile * SIDE + row) * SCRATCH_PITCH].x;
             }
         }

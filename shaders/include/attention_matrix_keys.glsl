@@ -22,7 +22,7 @@ shared float column_lse[QUERIES];
 shared float column_delta[QUERIES];
 
 void load_columns(uint first_query) {
-    for (uint n = gl_LocalInvocationIndex; n < QUERIES; n += gl_WorkGroupSize.x) {
+    for (uint n = gl_LocalInvocationIndex; n < QUERIES; n += INVOCATIONS) {
         uint query = first_query + n;
         bool there = query < push.context;
         // Past the end, a probability is 2^-infinity.
@@ -39,18 +39,18 @@ void main() {
 
     // Once, if there are as many subgroups as tiles of rows.
     for (uint pass = 0; pass < ROW_TILES; pass += gl_NumSubgroups) {
-        uint tile = pass + gl_SubgroupID;
+        uint tile = min(pass + gl_SubgroupID, ROW_TILES);
         uint first_key = block + tile * SIDE;
         bool works = tile < ROW_TILES && first_key < push.context;
         LEFT_MATRIX keys[DEPTH], values[DEPTH];
         barrier();
         STAGE(0, KEYS, block, load_qkv, KEY_AT, 1.0)
         barrier();
-        if (works) load_left(keys, tile * SIDE);
+        load_left(keys, min(tile, ROW_TILES - 1) * SIDE);
         barrier();
         STAGE(0, KEYS, block, load_qkv, VALUE_AT, 1.0)
         barrier();
-        if (works) load_left(values, tile * SIDE);
+        load_left(values, min(tile, ROW_TILES - 1) * SIDE);
         SUM_MATRIX beyond = columns_less_rows();
         SUM_MATRIX d_k[DEPTH], d_v[DEPTH];
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
@@ -64,35 +64,35 @@ void main() {
             STAGE(QUERIES, QUERIES, first_query, load_d_heads, heads_at, push.gradient_scale)
             load_columns(first_query);
             barrier();
-            if (!works) continue;
-            [[unroll]] for (uint q = 0; q < COLUMN_TILES; ++q) {
-                uint query = first_query + q * SIDE;
-                if (query + SIDE - 1 >= first_key) {
-                    SUM_MATRIX s = multiply_transposed(keys, q * SIDE);
-                    SUM_MATRIX d_p = multiply_transposed(values, QUERIES + q * SIDE);
-                    SUM_MATRIX p, lse_, delta_, factors;
-                    coopMatLoad(lse_, column_lse, q * SIDE, 0, ROW_MAJOR);
-                    coopMatLoad(delta_, column_delta, q * SIDE, 0, ROW_MAJOR);
-                    if (DROPOUT != 0) factors = dropout_tile(step, query, first_key, COLUMN_MAJOR, tile);
-                    float diagonal = float(first_key) - float(query);
-                    for (uint i = 0; i < s.length(); ++i) {
-                        float factor = DROPOUT != 0 ? factors[i] : 1.0;
-                        float p_i = beyond[i] < diagonal ? 0.0 : exp2(s[i] * to_base_2 - lse_[i]);
-                        s[i] = p_i * (d_p[i] * factor - delta_[i]);
-                        p[i] = p_i * factor;
+            if (NEEDED(works)) {
+                [[unroll]] for (uint q = 0; q < COLUMN_TILES; ++q) {
+                    uint query = first_query + q * SIDE;
+                    if (NEEDED(query + SIDE - 1 >= first_key)) {
+                        SUM_MATRIX s = multiply_transposed(keys, q * SIDE);
+                        SUM_MATRIX d_p = multiply_transposed(values, QUERIES + q * SIDE);
+                        SUM_MATRIX p, lse_, delta_, factors;
+                        coopMatLoad(lse_, column_lse, q * SIDE, 0, ROW_MAJOR);
+                        coopMatLoad(delta_, column_delta, q * SIDE, 0, ROW_MAJOR);
+                        if (DROPOUT != 0) factors = dropout_tile(step, query, first_key, COLUMN_MAJOR, tile);
+                        float diagonal = float(first_key) - float(query);
+                        for (uint i = 0; i < s.length(); ++i) {
+                            float factor = DROPOUT != 0 ? factors[i] : 1.0;
+                            float p_i = beyond[i] < diagonal ? 0.0 : exp2(s[i] * to_base_2 - lse_[i]);
+                            s[i] = p_i * (d_p[i] * factor - delta_[i]);
+                            p[i] = p_i * factor;
+                        }
+                        add_weighted(d_v, to_left(p, tile), QUERIES + q * SIDE);
+                        add_weighted(d_k, to_left(s, tile), q * SIDE);
                     }
-                    add_weighted(d_v, to_left(p, tile), QUERIES + q * SIDE);
-                    add_weighted(d_k, to_left(s, tile), q * SIDE);
                 }
             }
         }
 
-        if (!works) continue;
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
             d_k[c] = d_k[c] * (push.scale / push.gradient_scale);
             d_v[c] = d_v[c] * (1.0 / push.gradient_scale);
         }
-        STORE_ROWS(d_qkv, KEY_AT, d_k, first_key, tile)
-        STORE_ROWS(d_qkv, VALUE_AT, d_v, first_key, tile)
+        STORE_ROWS(d_qkv, KEY_AT, d_k, first_key, block, tile)
+        STORE_ROWS(d_qkv, VALUE_AT, d_v, first_key, block, tile)
     }
 }

@@ -21,7 +21,7 @@ LOAD_QUAD(qkv)
 LOAD_QUAD(heads)
 LOAD_QUAD(d_heads)
 
-// Delta of sixteen rows, into row_values.
+// Delta of a tile of rows, into row_values.
 void find_delta(uint first_query, uint tile) {
     for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {
         uint query = first_query + row;
@@ -30,7 +30,7 @@ void find_delta(uint first_query, uint tile) {
             for (uint channel = 0; channel < CHANNELS; channel += 4) {
                 sum += dot(load_heads(heads_at(query), channel), load_d_heads(heads_at(query), channel));
             }
-            delta[row_at(query)] = sum;
+            if (tile < ROW_TILES) delta[row_at(query)] = sum;
         }
         row_values[tile * SIDE + row] = sum * push.gradient_scale;
     }
@@ -55,7 +55,7 @@ void main() {
 
     // Once, if there are as many subgroups as tiles of rows.
     for (uint pass = 0; pass < ROW_TILES; pass += gl_NumSubgroups) {
-        uint tile = pass + gl_SubgroupID;
+        uint tile = min(pass + gl_SubgroupID, ROW_TILES);
         uint first_query = block + tile * SIDE;
         bool works = tile < ROW_TILES && first_query < push.context;
         LEFT_MATRIX queries[DEPTH], d_outputs[DEPTH];
@@ -63,17 +63,15 @@ void main() {
         barrier();
         STAGE(0, QUERIES, block, load_qkv, QUERY_AT, 1.0)
         barrier();
-        if (works) {
-            load_left(queries, tile * SIDE);
-            find_delta(first_query, tile);
-            row_delta = spread_over_columns(tile);
-            find_lse(first_query, tile);
-            row_lse = spread_over_columns(tile);
-        }
+        load_left(queries, tile * SIDE);
+        find_delta(first_query, tile);
+        row_delta = spread_over_columns(tile);
+        find_lse(first_query, tile);
+        row_lse = spread_over_columns(tile);
         barrier();
         STAGE(0, QUERIES, block, load_d_heads, heads_at, push.gradient_scale)
         barrier();
-        if (works) load_left(d_outputs, tile * SIDE);
+        load_left(d_outputs, min(tile, ROW_TILES - 1) * SIDE);
         SUM_MATRIX beyond = columns_less_rows();
         SUM_MATRIX d_q[DEPTH];
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) d_q[c] = SUM_MATRIX(0.0);
@@ -84,25 +82,25 @@ void main() {
             STAGE(0, KEYS, first_key, load_qkv, KEY_AT, 1.0)
             STAGE(KEYS, KEYS, first_key, load_qkv, VALUE_AT, 1.0)
             barrier();
-            if (!works) continue;
-            [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
-                uint key = first_key + k * SIDE;
-                if (key <= first_query + SIDE - 1) {
-                    SUM_MATRIX s = multiply_transposed(queries, k * SIDE);
-                    SUM_MATRIX d_p = multiply_transposed(d_outputs, KEYS + k * SIDE);
-                    if (DROPOUT != 0) d_p = d_p * dropout_tile(step, first_query, key, ROW_MAJOR, tile);
-                    float diagonal = float(first_query) - float(key);
-                    for (uint i = 0; i < s.length(); ++i) {
-                        float p = beyond[i] > diagonal ? 0.0 : exp2(s[i] * to_base_2 - row_lse[i]);
-                        s[i] = p * (d_p[i] - row_delta[i]);
+            if (NEEDED(works)) {
+                [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
+                    uint key = first_key + k * SIDE;
+                    if (NEEDED(key <= first_query + SIDE - 1)) {
+                        SUM_MATRIX s = multiply_transposed(queries, k * SIDE);
+                        SUM_MATRIX d_p = multiply_transposed(d_outputs, KEYS + k * SIDE);
+                        if (DROPOUT != 0) d_p = d_p * dropout_tile(step, first_query, key, ROW_MAJOR, tile);
+                        float diagonal = float(first_query) - float(key);
+                        for (uint i = 0; i < s.length(); ++i) {
+                            float p = beyond[i] > diagonal ? 0.0 : exp2(s[i] * to_base_2 - row_lse[i]);
+                            s[i] = p * (d_p[i] - row_delta[i]);
+                        }
+                        add_weighted(d_q, to_left(s, tile), k * SIDE);
                     }
-                    add_weighted(d_q, to_left(s, tile), k * SIDE);
                 }
             }
         }
 
-        if (!works) continue;
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) d_q[c] = d_q[c] * (push.scale / push.gradient_scale);
-        STORE_ROWS(d_qkv, QUERY_AT, d_q, first_query, tile)
+        STORE_ROWS(d_qkv, QUERY_AT, d_q, first_query, block, tile)
     }
 }

@@ -15,8 +15,6 @@ const uint PITCH = QUADS + 1;
 const uint SCORE_PITCH = ACROSS + 1;
 const uint PARTS = QUADS / ACROSS;  // fours of channels that an invocation computes of each of its rows
 
-const uint invocations = DOWN * ACROSS;
-
 uint down() {
     return gl_LocalInvocationIndex / ACROSS;
 }
@@ -33,7 +31,7 @@ uint slot(uint column) {
 // The fours of a tile of `rows` rows that this invocation moves.
 #define FOR_EACH_QUAD(rows, row, quad)                                                           \
     for (uint n_ = gl_LocalInvocationIndex, row = n_ / QUADS, quad = n_ % QUADS; n_ < (rows) * QUADS; \
-         n_ += invocations, row = n_ / QUADS, quad = n_ % QUADS)
+         n_ += INVOCATIONS, row = n_ / QUADS, quad = n_ % QUADS)
 
 // sum[i][j] += row i of left times column j of right, over all channels. Both are tiles in shared memory.
 #define ADD_PRODUCTS(sum, left, right)                                            \

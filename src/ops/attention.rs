@@ -11,19 +11,16 @@ use super::softmax::AttentionShape;
 use crate::exact::{dropout_scale, dropout_threshold};
 use crate::kernels::{Kernel, attention_forward};
 use crate::precision::Precision;
-use crate::recording::{Dispatch, Factor, Traits, View};
+use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, View};
 
 /// Workgroups that Vulkan lets every device have in a direction.
 const MAX_GROUPS: usize = 65_535;
-
-/// Rows and columns of the tiles of matrix units.
-const SIDE: usize = 16;
 
 /// Channels of the widest head that the kernels on matrix units keep in matrices.
 const MAX_MATRIX_CHANNELS: usize = 128;
 
 /// Attention of one layer, in kernels that this device can run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FusedAttention {
     shape: AttentionShape,
     dropout: Option<Dropout>,
@@ -86,49 +83,58 @@ pub struct Blocks {
 enum Kernels {
     /// In f32, with plain multiply-adds.
     F32,
-    /// On matrix units; so many invocations in a subgroup.
-    Matrix { factor: Factor, subgroup: usize },
+    /// On matrix units, with factors rounded to 16 bits.
+    Matrix(MatrixUnits),
 }
 
 impl Kernels {
     /// What the precision asks for and the device offers.
     fn of(traits: &Traits, d_head: usize) -> Kernels {
-        let fits = d_head.is_multiple_of(SIDE) && d_head <= MAX_MATRIX_CHANNELS;
-        match traits.matrix_units {
-            Some(units) if traits.precision == Precision::Mixed && fits => {
-                Kernels::Matrix { factor: units.factor, subgroup: traits.subgroup_size }
+        let units = traits.matrix_units.filter(|_| traits.precision == Precision::Mixed);
+        match units {
+            Some(units) if d_head.is_multiple_of(units.side as usize) && d_head <= MAX_MATRIX_CHANNELS => {
+                Kernels::Matrix(units)
             }
             _ => Kernels::F32,
         }
     }
 
     fn kernel(self, part: Part) -> Kernel {
-        match (self, part) {
-            (Kernels::F32, Part::Forward) => Kernel::AttentionForward,
-            (Kernels::F32, Part::BackwardQueries) => Kernel::AttentionBackwardQueries,
-            (Kernels::F32, Part::BackwardKeys) => Kernel::AttentionBackwardKeys,
-            (Kernels::Matrix { factor: Factor::Bf16, .. }, Part::Forward) => Kernel::AttentionForwardBf16,
-            (Kernels::Matrix { factor: Factor::Bf16, .. }, Part::BackwardQueries) => {
-                Kernel::AttentionBackwardQueriesBf16
+        let of_each_part = match self {
+            Kernels::F32 => {
+                [Kernel::AttentionForward, Kernel::AttentionBackwardQueries, Kernel::AttentionBackwardKeys]
             }
-            (Kernels::Matrix { factor: Factor::Bf16, .. }, Part::BackwardKeys) => {
-                Kernel::AttentionBackwardKeysBf16
-            }
-            (Kernels::Matrix { factor: Factor::F16, .. }, Part::Forward) => Kernel::AttentionForwardF16,
-            (Kernels::Matrix { factor: Factor::F16, .. }, Part::BackwardQueries) => {
-                Kernel::AttentionBackwardQueriesF16
-            }
-            (Kernels::Matrix { factor: Factor::F16, .. }, Part::BackwardKeys) => {
-                Kernel::AttentionBackwardKeysF16
-            }
-        }
+            Kernels::Matrix(units) => match (units.factor, units.in_registers) {
+                (Factor::Bf16, false) => [
+                    Kernel::AttentionForwardBf16,
+                    Kernel::AttentionBackwardQueriesBf16,
+                    Kernel::AttentionBackwardKeysBf16,
+                ],
+                (Factor::Bf16, true) => [
+                    Kernel::AttentionForwardBf16Registers,
+                    Kernel::AttentionBackwardQueriesBf16Registers,
+                    Kernel::AttentionBackwardKeysBf16Registers,
+                ],
+                (Factor::F16, false) => [
+                    Kernel::AttentionForwardF16,
+                    Kernel::AttentionBackwardQueriesF16,
+                    Kernel::AttentionBackwardKeysF16,
+                ],
+                (Factor::F16, true) => [
+                    Kernel::AttentionForwardF16Registers,
+                    Kernel::AttentionBackwardQueriesF16Registers,
+                    Kernel::AttentionBackwardKeysF16Registers,
+                ],
+            },
+        };
+        of_each_part[part as usize]
     }
 
     /// Blocks to take, the best first: positions that a workgroup owns, and positions that it goes over.
     fn blocks(self) -> &'static [(usize, usize)] {
         match self {
             Kernels::F32 => &[(64, 32), (32, 32), (32, 16), (16, 16)],
-            Kernels::Matrix { .. } => &[(128, 64), (64, 64), (64, 32), (32, 32), (16, 16)],
+            Kernels::Matrix(_) => &[(128, 64), (128, 32), (64, 64), (64, 32), (32, 32), (16, 16)],
         }
     }
 
@@ -136,17 +142,19 @@ impl Kernels {
     fn channels(self, part: Part, blocks: Blocks, d_head: usize) -> usize {
         match self {
             Kernels::F32 => d_head.next_multiple_of(part.owned_and_other(blocks).1),
-            Kernels::Matrix { .. } => d_head,
+            Kernels::Matrix(_) => d_head,
         }
     }
 
     fn invocations(self, part: Part, blocks: Blocks) -> usize {
-        /// Enough for eight subgroups of 64; with fewer than there are tiles, subgroups work on several.
+        /// With fewer subgroups than there are tiles, subgroups work on several.
         const MOST: usize = 512;
         match self {
             Kernels::F32 => blocks.queries / 4 * (blocks.keys / 4),
-            Kernels::Matrix { subgroup, .. } => {
-                (part.owned_and_other(blocks).0 / SIDE * subgroup).min(MOST.next_multiple_of(subgroup))
+            Kernels::Matrix(units) => {
+                let tiles = part.owned_and_other(blocks).0 / units.side as usize;
+                let subgroup = units.subgroup_size as usize;
+                tiles.min((MOST / subgroup).max(1)) * subgroup
             }
         }
     }
@@ -165,10 +173,12 @@ impl Kernels {
                     Part::BackwardKeys => 2 * rows * (owned + other) + 2 * scores,
                 }
             }
-            Kernels::Matrix { .. } => {
+            Kernels::Matrix(units) => {
+                let side = units.side as usize;
                 let staged = owned.max(2 * other) * 16 * (channels / 8 + 1);
-                let a_row_of_tiles = 16 * (SIDE / 4 + 1) + 16 * (SIDE / 8 + 1) + 4;
-                staged + owned * a_row_of_tiles + 4 * SIDE + 8 * other
+                let packed = if units.in_registers { 0 } else { 16 * (side / 8 + 1) };
+                let a_scratch_row = 16 * (side / 4 + 1) + packed + 4;
+                staged + (owned + side) * a_scratch_row + 4 * side + 8 * other
             }
         }
     }
@@ -210,11 +220,29 @@ impl FusedAttention {
         Some(FusedAttention { shape, dropout, kernels, blocks: [forward, queries, keys] })
     }
 
-    /// The same with other blocks of a part's scores; `None` if they need too much shared memory.
-    pub fn with_blocks(mut self, part: Part, blocks: Blocks, traits: &Traits) -> Option<FusedAttention> {
-        self.blocks[part as usize] = blocks;
-        let bytes = self.kernels.shared_bytes(part, blocks, self.shape.d_head);
-        (bytes <= traits.shared_memory_bytes).then_some(self)
+    /// The same with each choice of blocks for a part that fits the device, itself among them: to be timed.
+    pub fn variants(&self, part: Part, traits: &Traits) -> Vec<FusedAttention> {
+        let with = |&(owned, other): &(usize, usize)| {
+            let mut variant = *self;
+            variant.blocks[part as usize] = part.blocks(owned, other);
+            variant
+        };
+        let bytes = |variant: &FusedAttention| {
+            self.kernels.shared_bytes(part, variant.blocks[part as usize], self.shape.d_head)
+        };
+        let fits = |variant: &FusedAttention| bytes(variant) <= traits.shared_memory_bytes;
+        self.kernels.blocks().iter().map(with).filter(fits).collect()
+    }
+
+    /// Scores in a block of a part.
+    pub fn block_scores(&self, part: Part) -> usize {
+        let Blocks { queries, keys } = self.blocks[part as usize];
+        queries * keys
+    }
+
+    /// True if no factor is rounded to 16 bits.
+    pub fn keeps_f32(&self) -> bool {
+        self.kernels == Kernels::F32
     }
 
     /// heads and lse from qkv.
@@ -250,13 +278,19 @@ impl FusedAttention {
     fn dispatch(&self, part: Part, views: Vec<View>) -> Dispatch {
         let AttentionShape { batch, context, n_head, d_head } = self.shape;
         let blocks = self.blocks[part as usize];
+        let invocations = self.kernels.invocations(part, blocks) as u32;
         let specialization = attention_forward::Specialization {
-            local_size_x: self.kernels.invocations(part, blocks) as u32,
+            local_size_x: invocations,
             queries: blocks.queries as u32,
             keys: blocks.keys as u32,
             channels: self.kernels.channels(part, blocks, d_head) as u32,
             wide: d_head.is_multiple_of(4).into(),
             dropout: self.dropout.is_some().into(),
+            side: match self.kernels {
+                Kernels::F32 => 16,
+                Kernels::Matrix(units) => units.side,
+            },
+            invocations,
         };
         let owned = part.owned_and_other(blocks).0;
         Dispatch {
@@ -285,7 +319,9 @@ impl FusedAttention {
             gradient_scale: match self.kernels {
                 // A loss is the mean over all positions, so its gradients are about 1/(B*T), where f16 has
                 // few digits left.
-                Kernels::Matrix { factor: Factor::F16, .. } => (batch * context).next_power_of_two() as f32,
+                Kernels::Matrix(MatrixUnits { factor: Factor::F16, .. }) => {
+                    (batch * context).next_power_of_two() as f32
+                }
                 _ => 1.0,
             },
         }
@@ -295,15 +331,24 @@ impl FusedAttention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recording::MatrixUnits;
 
     #[test]
     fn all_kernels_take_the_same_constants_and_those_of_a_part_the_same_views() {
         let forward = Kernel::AttentionForward;
-        let matrix = |factor| Kernels::Matrix { factor, subgroup: 32 };
+        let units = |factor, in_registers| {
+            let workgroup_scope = false;
+            Kernels::Matrix(MatrixUnits {
+                factor,
+                side: 16,
+                subgroup_size: 32,
+                in_registers,
+                workgroup_scope,
+            })
+        };
+        let matrix = [Factor::Bf16, Factor::F16].map(|factor| [false, true].map(|r| units(factor, r)));
         for part in PARTS {
             let plain = Kernels::F32.kernel(part);
-            for kernels in [Kernels::F32, matrix(Factor::Bf16), matrix(Factor::F16)] {
+            for kernels in matrix.into_iter().flatten() {
                 let kernel = kernels.kernel(part);
                 assert_eq!(kernel.push_members(), forward.push_members(), "{}", kernel.name());
                 let names = |k: Kernel| k.specialization().iter().map(|c| c.name).collect::<Vec<_>>();
@@ -318,7 +363,13 @@ mod tests {
         for shared_memory_bytes in [16, 32, 48].map(|kib| kib << 10) {
             for d_head in 1..=256 {
                 let shape = AttentionShape { batch: 2, context: 100, n_head: 3, d_head };
-                let units = MatrixUnits { factor: Factor::F16, workgroup_scope: false };
+                let units = MatrixUnits {
+                    factor: Factor::F16,
+                    side: 16,
+                    subgroup_size: 32,
+                    in_registers: false,
+                    workgroup_scope: false,
+                };
                 let traits = Traits {
                     precision: Precision::Mixed,
                     fast_shared_memory: true,

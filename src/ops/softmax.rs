@@ -10,7 +10,7 @@ use crate::kernels::{softmax_backward, softmax_forward};
 use crate::recording::View;
 
 /// The shape of attention: B sequences of T positions, H heads of D channels.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
     /// B.
     pub batch: usize,

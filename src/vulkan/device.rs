@@ -130,7 +130,6 @@ impl Device {
             precision: Precision::Exact,
             fast_shared_memory: self.info.kind != Kind::Cpu,
             max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
-            subgroup_size: self.info.subgroup_size.max(1) as usize,
             shared_memory_bytes: self.info.shared_memory_bytes as usize,
             matrix_units: self.info.matrix_units,
         }
@@ -253,11 +252,13 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
     if physical.portability_subset {
         extensions.push(khr::portability_subset::NAME.as_ptr());
     }
+    let mut vk10 = vk::PhysicalDeviceFeatures::default();
     let mut vk11 = vk::PhysicalDeviceVulkan11Features::default();
     let mut vk12 = vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true);
     let units = physical.info.matrix_units.map(Features::of);
     if let Some((_, names)) = &units {
         extensions.extend(names.iter().map(|name| name.as_ptr()));
+        vk10.shader_int16 = vk::TRUE;
         vk11.storage_buffer16_bit_access = vk::TRUE;
         vk12.shader_float16 = vk::TRUE;
         vk12.vulkan_memory_model = vk::TRUE;
@@ -272,6 +273,7 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
     let mut info = vk::DeviceCreateInfo::default()
         .queue_create_infos(&queues)
         .enabled_extension_names(&extensions)
+        .enabled_features(&vk10)
         .push_next(&mut vk11)
         .push_next(&mut vk12);
     if let Some(features) = &mut features {

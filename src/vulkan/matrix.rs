@@ -15,8 +15,8 @@ const KHR_SHADER_BFLOAT16: &CStr = c"VK_KHR_shader_bfloat16";
 const NV_COOPERATIVE_MATRIX2: &CStr = c"VK_NV_cooperative_matrix2";
 const COMPONENT_TYPE_BFLOAT16: vk::ComponentTypeKHR = vk::ComponentTypeKHR::from_raw(1_000_141_000);
 
-/// Rows, columns and terms of the matrices that hlx's kernels are written for.
-const SIDE: u32 = 16;
+/// Rows, columns and terms of the matrices that hlx's kernels can be specialized for, best first.
+const SIDES: [u32; 2] = [16, 8];
 
 /// `VkPhysicalDeviceShaderBfloat16FeaturesKHR`
 #[repr(C)]
@@ -79,6 +79,11 @@ impl Default for CooperativeMatrix2Features {
 }
 
 impl CooperativeMatrix2Features {
+    /// What sums become factors by, and rows are reduced.
+    fn works_in_registers(&self) -> bool {
+        [self.conversions, self.reductions] == [vk::TRUE; 2]
+    }
+
     /// All that hlx's kernels of this extension use.
     fn is_enough(&self) -> bool {
         [
@@ -124,9 +129,11 @@ pub(super) fn ask(
         query = query.push_next(&mut found.matrix2);
     }
     unsafe { instance.raw.get_physical_device_features2(raw, &mut query) };
+    let int16 = query.features.shader_int16;
     let enough = [
         found.cooperative_matrix.cooperative_matrix,
         vk11.storage_buffer16_bit_access,
+        int16,
         vk12.shader_float16,
         vk12.vulkan_memory_model,
         vk12.vulkan_memory_model_device_scope,
@@ -134,28 +141,40 @@ pub(super) fn ask(
     if enough.contains(&vk::FALSE) {
         return None;
     }
-    let multiplies = |factor| multiplies(instance, raw, factor);
+    let side = |factor| side(instance, raw, factor);
     let bfloat16 = found.bfloat16.type_ == vk::TRUE && found.bfloat16.cooperative_matrix == vk::TRUE;
-    let factor = if bfloat16 && multiplies(COMPONENT_TYPE_BFLOAT16) {
-        Factor::Bf16
-    } else if multiplies(vk::ComponentTypeKHR::FLOAT16) {
-        Factor::F16
-    } else {
-        return None;
-    };
-    Some(MatrixUnits { factor, workgroup_scope: found.matrix2.is_enough() })
+    let bf16 = bfloat16.then(|| side(COMPONENT_TYPE_BFLOAT16)).flatten().map(|side| (Factor::Bf16, side));
+    let f16 = || side(vk::ComponentTypeKHR::FLOAT16).map(|side| (Factor::F16, side));
+    let (factor, side) = bf16.or_else(f16)?;
+    let mut properties11 = vk::PhysicalDeviceVulkan11Properties::default();
+    let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut properties11);
+    unsafe { instance.raw.get_physical_device_properties2(raw, &mut properties) };
+    // The kernels for it are SPIR-V 1.6.
+    let vulkan_1_3 = properties.properties.api_version >= vk::API_VERSION_1_3;
+    let subgroup_size = properties11.subgroup_size;
+    Some(MatrixUnits {
+        factor,
+        side,
+        subgroup_size,
+        in_registers: vulkan_1_3 && found.matrix2.works_in_registers(),
+        workgroup_scope: found.matrix2.is_enough(),
+    })
 }
 
-/// True if one of the device's shapes is the one that hlx's kernels are written for.
-fn multiplies(instance: &Instance, raw: vk::PhysicalDevice, factor: vk::ComponentTypeKHR) -> bool {
+/// The best of the shapes that a device multiplies and that hlx's kernels can be specialized for.
+fn side(instance: &Instance, raw: vk::PhysicalDevice, factor: vk::ComponentTypeKHR) -> Option<u32> {
     let functions = khr::cooperative_matrix::Instance::new(&instance.entry, &instance.raw);
     // A device whose answer cannot be had is one without matrix units.
-    let shapes = unsafe { functions.get_physical_device_cooperative_matrix_properties(raw) };
-    shapes.is_ok_and(|shapes| shapes.iter().any(|shape| is_usable(shape, factor)))
+    let shapes = unsafe { functions.get_physical_device_cooperative_matrix_properties(raw) }.ok()?;
+    SIDES.into_iter().find(|&side| shapes.iter().any(|shape| is_usable(shape, side, factor)))
 }
 
-fn is_usable(shape: &vk::CooperativeMatrixPropertiesKHR<'_>, factor: vk::ComponentTypeKHR) -> bool {
-    [shape.m_size, shape.n_size, shape.k_size] == [SIDE; 3]
+fn is_usable(
+    shape: &vk::CooperativeMatrixPropertiesKHR<'_>,
+    side: u32,
+    factor: vk::ComponentTypeKHR,
+) -> bool {
+    [shape.m_size, shape.n_size, shape.k_size] == [side; 3]
         && [shape.a_type, shape.b_type] == [factor; 2]
         && [shape.c_type, shape.result_type] == [vk::ComponentTypeKHR::FLOAT32; 2]
         && shape.scope == vk::ScopeKHR::SUBGROUP
@@ -172,9 +191,15 @@ impl Features {
             features.bfloat16.type_ = vk::TRUE;
             features.bfloat16.cooperative_matrix = vk::TRUE;
         }
-        if units.workgroup_scope {
+        let f = &mut features.matrix2;
+        if units.workgroup_scope || units.in_registers {
             extensions.push(NV_COOPERATIVE_MATRIX2);
-            let f = &mut features.matrix2;
+        }
+        if units.in_registers {
+            f.conversions = vk::TRUE;
+            f.reductions = vk::TRUE;
+        }
+        if units.workgroup_scope {
             f.workgroup_scope = vk::TRUE;
             f.flexible_dimensions = vk::TRUE;
             f.conversions = vk::TRUE;
@@ -187,7 +212,7 @@ impl Features {
     /// Asks for what is switched on here when the device is created.
     pub fn chain<'a>(&'a mut self, info: vk::DeviceCreateInfo<'a>) -> vk::DeviceCreateInfo<'a> {
         let Features { cooperative_matrix, bfloat16, matrix2 } = self;
-        let (bfloat16_used, matrix2_used) = (bfloat16.type_, matrix2.workgroup_scope);
+        let (bfloat16_used, matrix2_used) = (bfloat16.type_, matrix2.workgroup_scope | matrix2.conversions);
         let mut info = info.push_next(cooperative_matrix);
         if bfloat16_used == vk::TRUE {
             info = info.push_next(bfloat16);

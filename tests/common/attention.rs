@@ -165,10 +165,20 @@ impl Case {
     /// The fused kernels, or `None` if these traits have none for the shape.
     pub fn fused(&self, traits: &Traits, load: impl FnOnce(Program) -> Box<dyn Executor>) -> Option<Outcome> {
         let fused = FusedAttention::new(self.shape(), self.dropout(), traits)?;
+        Some(self.outcome_of(&fused, traits, load))
+    }
+
+    /// What these kernels give.
+    pub fn outcome_of(
+        &self,
+        fused: &FusedAttention,
+        traits: &Traits,
+        load: impl FnOnce(Program) -> Box<dyn Executor>,
+    ) -> Outcome {
         let mut built = Built::new(self);
         let (lse, delta) = (built.add("lse", self.shape().rows()), built.add("delta", self.shape().rows()));
-        let dispatches = built.record(&fused, *traits, lse, delta);
-        Some(built.run(self, dispatches, load))
+        let dispatches = built.record(fused, *traits, lse, delta);
+        built.run(self, dispatches, load)
     }
 }
 
