@@ -59,10 +59,20 @@ shared float numbers[SIDE];
 #endif
 
 #ifdef FACTOR_BF16
+float bounded(float x) {
+    return x;
+}
+
 uint pack_two(float low, float high) {
     return pack32(bfloat16BitsToUintEXT(bf16vec2(low, high)));
 }
 #else
+// Finite gradients stay finite: one that is cut is worth more than the run's end.
+float bounded(float x) {
+    const float LARGEST = 65504.0;
+    return abs(x) > LARGEST && !isinf(x) ? (x < 0.0 ? -LARGEST : LARGEST) : x;
+}
+
 uint pack_two(float low, float high) {
     return packHalf2x16(vec2(low, high));
 }
@@ -72,8 +82,12 @@ uvec4 pack_eight(vec4 a, vec4 b) {
     return uvec4(pack_two(a.x, a.y), pack_two(a.z, a.w), pack_two(b.x, b.y), pack_two(b.z, b.w));
 }
 
-// Stages the channels of `rows` positions from `first` on, times a number, from row `place` of the stage on.
-#define STAGE(place, rows, first, load, at, times)                                       \
+vec4 bounded(vec4 x) {
+    return vec4(bounded(x.x), bounded(x.y), bounded(x.z), bounded(x.w));
+}
+
+// Stages the channels of `rows` positions from `first` on from row `place` of the stage on.
+#define STAGE(place, rows, first, load, at)                                       \
     for (uint n_ = gl_LocalInvocationIndex; n_ < (rows) * EIGHTS; n_ += INVOCATIONS) { \
         uint row_ = n_ / EIGHTS;                                                         \
         uint channel_ = n_ % EIGHTS * 8;                                                 \
@@ -81,10 +95,13 @@ uvec4 pack_eight(vec4 a, vec4 b) {
         uvec4 eight_ = uvec4(0);                                                         \
         if (position_ < push.context) {                                                  \
             uint at_ = at(position_);                                                    \
-            eight_ = pack_eight(load(at_, channel_) * (times), load(at_, channel_ + 4) * (times)); \
+            eight_ = pack_eight(load(at_, channel_), load(at_, channel_ + 4));           \
         }                                                                                \
         staged[((place) + row_) * PITCH + n_ % EIGHTS] = eight_;                         \
     }
+
+// The heads' gradient as it is staged.
+#define LOAD_GRADIENT(at, channel) bounded(load_d_heads(at, channel) * push.gradient_scale)
 
 #define QUERY_AT(position) qkv_at(0, position)
 #define KEY_AT(position) qkv_at(1, position)

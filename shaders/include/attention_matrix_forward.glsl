@@ -27,7 +27,7 @@ void main() {
         uint first_query = block + tile * SIDE;
         bool works = tile < ROW_TILES && first_query < push.context;
         barrier();
-        STAGE(0, QUERIES, block, load_qkv, QUERY_AT, 1.0)
+        STAGE(0, QUERIES, block, load_qkv, QUERY_AT)
         barrier();
         LEFT_MATRIX queries[DEPTH];
         load_left(queries, min(tile, ROW_TILES - 1) * SIDE);
@@ -41,8 +41,8 @@ void main() {
         uint end = min(block + QUERIES, push.context);
         for (uint first_key = 0; first_key < end; first_key += KEYS) {
             barrier();
-            STAGE(0, KEYS, first_key, load_qkv, KEY_AT, 1.0)
-            STAGE(KEYS, KEYS, first_key, load_qkv, VALUE_AT, 1.0)
+            STAGE(0, KEYS, first_key, load_qkv, KEY_AT)
+            STAGE(KEYS, KEYS, first_key, load_qkv, VALUE_AT)
             barrier();
             if (NEEDED(works && first_key <= first_query + SIDE - 1)) {
                 SUM_MATRIX s[COLUMN_TILES];

@@ -44,11 +44,11 @@ void main() {
         bool works = tile < ROW_TILES && first_key < push.context;
         LEFT_MATRIX keys[DEPTH], values[DEPTH];
         barrier();
-        STAGE(0, KEYS, block, load_qkv, KEY_AT, 1.0)
+        STAGE(0, KEYS, block, load_qkv, KEY_AT)
         barrier();
         load_left(keys, min(tile, ROW_TILES - 1) * SIDE);
         barrier();
-        STAGE(0, KEYS, block, load_qkv, VALUE_AT, 1.0)
+        STAGE(0, KEYS, block, load_qkv, VALUE_AT)
         barrier();
         load_left(values, min(tile, ROW_TILES - 1) * SIDE);
         SUM_MATRIX beyond = columns_less_rows();
@@ -60,8 +60,8 @@ void main() {
 
         for (uint first_query = block / QUERIES * QUERIES; first_query < push.context; first_query += QUERIES) {
             barrier();
-            STAGE(0, QUERIES, first_query, load_qkv, QUERY_AT, 1.0)
-            STAGE(QUERIES, QUERIES, first_query, load_d_heads, heads_at, push.gradient_scale)
+            STAGE(0, QUERIES, first_query, load_qkv, QUERY_AT)
+            STAGE(QUERIES, QUERIES, first_query, LOAD_GRADIENT, heads_at)
             load_columns(first_query);
             barrier();
             if (NEEDED(works)) {
@@ -78,7 +78,7 @@ void main() {
                         for (uint i = 0; i < s.length(); ++i) {
                             float factor = DROPOUT != 0 ? factors[i] : 1.0;
                             float p_i = beyond[i] < diagonal ? 0.0 : exp2(s[i] * to_base_2 - lse_[i]);
-                            s[i] = p_i * (d_p[i] * factor - delta_[i]);
+                            s[i] = bounded(p_i * (d_p[i] * factor - delta_[i]));
                             p[i] = p_i * factor;
                         }
                         add_weighted(d_v, to_left(p, tile), QUERIES + q * SIDE);

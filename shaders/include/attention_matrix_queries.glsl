@@ -61,7 +61,7 @@ void main() {
         LEFT_MATRIX queries[DEPTH], d_outputs[DEPTH];
         SUM_MATRIX row_lse, row_delta;
         barrier();
-        STAGE(0, QUERIES, block, load_qkv, QUERY_AT, 1.0)
+        STAGE(0, QUERIES, block, load_qkv, QUERY_AT)
         barrier();
         load_left(queries, tile * SIDE);
         find_delta(first_query, tile);
@@ -69,7 +69,7 @@ void main() {
         find_lse(first_query, tile);
         row_lse = spread_over_columns(tile);
         barrier();
-        STAGE(0, QUERIES, block, load_d_heads, heads_at, push.gradient_scale)
+        STAGE(0, QUERIES, block, LOAD_GRADIENT, heads_at)
         barrier();
         load_left(d_outputs, min(tile, ROW_TILES - 1) * SIDE);
         SUM_MATRIX beyond = columns_less_rows();
@@ -79,8 +79,8 @@ void main() {
         uint end = min(block + QUERIES, push.context);
         for (uint first_key = 0; first_key < end; first_key += KEYS) {
             barrier();
-            STAGE(0, KEYS, first_key, load_qkv, KEY_AT, 1.0)
-            STAGE(KEYS, KEYS, first_key, load_qkv, VALUE_AT, 1.0)
+            STAGE(0, KEYS, first_key, load_qkv, KEY_AT)
+            STAGE(KEYS, KEYS, first_key, load_qkv, VALUE_AT)
             barrier();
             if (NEEDED(works)) {
                 [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
@@ -92,7 +92,7 @@ void main() {
                         float diagonal = float(first_query) - float(key);
                         for (uint i = 0; i < s.length(); ++i) {
                             float p = beyond[i] > diagonal ? 0.0 : exp2(s[i] * to_base_2 - row_lse[i]);
-                            s[i] = p * (d_p[i] - row_delta[i]);
+                            s[i] = bounded(p * (d_p[i] - row_delta[i]));
                         }
                         add_weighted(d_q, to_left(s, tile), k * SIDE);
                     }

@@ -317,10 +317,10 @@ impl FusedAttention {
             threshold: dropout_threshold(probability),
             keep_scale: dropout_scale(probability),
             gradient_scale: match self.kernels {
-                // A loss is the mean over all positions, so its gradients are about 1/(B*T), where f16 has
-                // few digits left.
+                // A loss is the mean over all positions, so its gradients are about 1/(B*T), where f16 has few
+                // digits left, and those of scores smaller by as much as probabilities are.
                 Kernels::Matrix(MatrixUnits { factor: Factor::F16, .. }) => {
-                    (batch * context).next_power_of_two() as f32
+                    256.0 * (batch * context).next_power_of_two() as f32
                 }
                 _ => 1.0,
             },
