@@ -172,7 +172,7 @@ fn candidates(
             let dispatch = r.dispatches.swap_remove(part as usize);
             found.1.push(Candidate {
                 part,
-                name: format!("{} {:?}", dispatch.kernel.name(), &dispatch.specialization[..3]),
+                name: format!("{} {:?}", dispatch.kernel.name(), (&dispatch.specialization[..3], dispatch.specialization[8])),
                 taken: variant == *fused,
                 runs_ms: Vec::new(),
             });

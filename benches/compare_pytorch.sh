@@ -1,21 +1,16 @@
 #!/bin/sh
 # hlx beside PyTorch on this machine, in turns, so that both see the same noise.
 #
-#   benches/compare_pytorch.sh PYTHON [ROUNDS]
+#   benches/compare_pytorch.sh [--device cpu|cuda] [--budget SECONDS] [--rounds N] [--list] [ROW ...]
 #
-# PYTHON is an interpreter that has torch. Each round measures PyTorch and hlx's CPU executor, and
-# software Vulkan (or HLX_DEVICE, as --device takes it) where there is one.
+# Needs an interpreter with torch (PYTHON, else python3) and hlx: HLX, else target/release/hlx, else an hlx
+# on the path. Nothing is built and nothing is fetched. benches/compare_pytorch.py --help has the rest.
 set -eu
-cd "$(dirname "$0")/.."
 
-python=${1:?give a Python interpreter that has torch}
-rounds=${2:-3}
-device=${HLX_DEVICE:-llvmpipe}
-
-cargo bench --quiet --no-run
-for round in $(seq "$rounds"); do
-    echo "== round $round"
-    "$python" benches/pytorch_step.py
-    cargo bench --quiet --bench step
-    cargo bench --quiet --bench step -- vulkan "$device"
-done
+here=$(cd "$(dirname "$0")" && pwd)
+hlx=${HLX:-$here/../target/release/hlx}
+[ -x "$hlx" ] || hlx=$(command -v hlx) || {
+    echo "there is no hlx: build it with cargo build --release, or name it in HLX" >&2
+    exit 1
+}
+exec "${PYTHON:-python3}" "$here/compare_pytorch.py" --hlx "$hlx" "$@"

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use hlx::cpu::CpuExecutor;
 use hlx::exact::fill_normal;
+use hlx::ops::gemm::fast::FastTile;
+use hlx::ops::gemm::wide::{self, WidePlan, WideTile};
 use hlx::ops::gemm::{Gemm, Matrix, Pass, Tiling};
 use hlx::recording::{Dispatch, Executor, Group, Program, RecordingId, Residence, View};
 use hlx::vulkan::{Device, Selection, VulkanExecutor};
@@ -78,11 +80,16 @@ impl Product {
     }
 }
 
+/// Different numbers of an operand.
+const NUMBERS: usize = (1 << 20) + 7;
+
 /// Gives the operands numbers.
 fn fill(executor: &mut dyn Executor, views: [View; 2]) {
     for (seed, view) in views.into_iter().enumerate() {
-        let mut values = vec![0.0; view.words];
-        fill_normal(&mut values, 1.0, seed as u64, 0, 0);
+        // Some numbers over and over: drawing them takes longer than multiplying them.
+        let mut numbers = vec![0.0; NUMBERS.min(view.words)];
+        fill_normal(&mut numbers, 1.0, seed as u64, 0, 0);
+        let values: Vec<f32> = numbers.iter().cycle().take(view.words).copied().collect();
         executor.write(view, bytemuck::cast_slice(&values)).expect("the device works");
     }
 }
@@ -119,21 +126,66 @@ const LARGE: [Product; 5] = [
     product([2048, 768, 2304], ['N', 'N'], 1),
 ];
 
-/// GFLOP/s of every tiling on large products.
+/// The best of several rounds over all tilings, because a card's clock wanders.
+const ROUNDS: usize = 3;
+
+/// GFLOP/s of the exact kernels with tiles of several kinds, on large products.
 fn compare_tilings(device: &Arc<Device>) {
+    let short = |tile: FastTile| FastTile { step: 8, unrolled: 8, ..tile };
+    let lone = |tile: FastTile| FastTile { shares: 1, ..tile };
+    let tiles = [(128, 128), (64, 128), (128, 64), (64, 64)]
+        .map(|(rows, columns)| FastTile::large(rows, columns))
+        .into_iter()
+        .flat_map(|tile| [tile, lone(tile), short(tile), lone(short(tile))])
+        .chain([FastTile::small(64, 64), lone(FastTile::small(64, 64)), FastTile::small(32, 64)]);
+    let tiles: Vec<FastTile> = tiles.collect();
     for product in &LARGE {
-        println!("{:?}", product.sizes);
-        for (row_quads, column_quads) in [(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 2)] {
-            for totals_in_result in [false, true] {
-                let tiling = Tiling::Shared { row_quads, column_quads, totals_in_result };
-                let seconds = seconds_on(device, product, |gemm| gemm.record_tiled(tiling));
-                println!("  {tiling:?} {:>9.1}", product.flops() / seconds * 1e-9);
+        let mut shortest = vec![f64::INFINITY; tiles.len()];
+        for _ in 0..ROUNDS {
+            for (tile, shortest) in tiles.iter().zip(&mut shortest) {
+                let record = |gemm: &Gemm| gemm.record_tiled(Tiling::Shared(*tile));
+                *shortest = shortest.min(seconds_on(device, product, record));
             }
+        }
+        println!("{:?} A transposed: {}, B: {}", product.sizes, product.trans_a, product.trans_b);
+        for (FastTile { rows, columns, row_quads, step, shares, .. }, seconds) in tiles.iter().zip(shortest) {
+            let gflops = product.flops() / seconds * 1e-9;
+            println!("  {rows}x{columns} {row_quads} quads, {shares} shares of {step}: {gflops:.0} GFLOP/s");
+        }
+    }
+}
+
+/// GFLOP/s of the product of packed factors with tiles of several kinds.
+fn compare_wide_tiles(device: &Arc<Device>) {
+    let tile = WideTile::new;
+    let kinds = [tile(128, 256), tile(256, 128), tile(128, 128), tile(64, 256), tile(64, 128), tile(64, 64)];
+    let tiles: Vec<WideTile> = kinds
+        .into_iter()
+        .flat_map(|tile| [32, 64].map(|step| WideTile { step, ..tile }))
+        .flat_map(|tile| [1, 8].map(|band| WideTile { band, ..tile }))
+        .collect();
+    for product in &LARGE {
+        let mut shortest = vec![f64::INFINITY; tiles.len()];
+        for _ in 0..ROUNDS {
+            for (tile, shortest) in tiles.iter().zip(&mut shortest) {
+                let plan = WidePlan { tile: *tile, block_terms: product.sizes[1] };
+                let record = |gemm: &Gemm| {
+                    // The factors' words are taken for twice as many packed elements.
+                    let gemm = Gemm { a: gemm.a.packed(), b: gemm.b.packed(), ..*gemm };
+                    wide::record(&gemm, &plan, None).remove(0)
+                };
+                *shortest = shortest.min(seconds_on(device, product, record));
+            }
+        }
+        println!("{:?} A transposed: {}, B: {}", product.sizes, product.trans_a, product.trans_b);
+        for (tile, seconds) in tiles.iter().zip(shortest) {
+            println!("  {tile:?}: {:.1} TFLOP/s", product.flops() / seconds * 1e-12);
         }
     }
 }
 
 fn main() {
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     // `cargo bench` adds an argument of its own.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let device = (arguments.first().map(String::as_str) == Some("vulkan")).then(|| {
@@ -147,6 +199,9 @@ fn main() {
     }
     if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "tilings")) {
         return compare_tilings(device);
+    }
+    if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "wide")) {
+        return compare_wide_tiles(device);
     }
     println!("{:>5} {:>5} {:>5}  layout batches {:>10} {:>9}", "m", "k", "n", "us", "GFLOP/s");
     for product in &PRODUCTS {

@@ -1,4 +1,4 @@
-//! GLSL to SPIR-V 1.5 for Vulkan 1.2, or newer where a kernel says so, with messages that name the file at fault.
+//! GLSL to SPIR-V for Vulkan, with messages that name the file at fault.
 
 use crate::kernel::Source;
 use glslang::error::GlslangError;
@@ -30,13 +30,9 @@ pub struct Compiled {
 /// Compiles one kernel; `#include "x"` means `include_dir/x` wherever it is written.
 pub fn to_spirv(source: &Source, include_dir: &Path) -> Result<Compiled, String> {
     let compiler = Compiler::acquire().ok_or("the GLSL compiler does not start")?;
-    let (version, spirv_version) = match source.needs_vulkan_1_3() {
-        true => (VulkanVersion::Vulkan1_3, SpirvVersion::SPIRV1_6),
-        false => (VulkanVersion::Vulkan1_2, SpirvVersion::SPIRV1_5),
-    };
     let options = CompilerOptions {
         source_language: SourceLanguage::GLSL,
-        target: Target::Vulkan { version, spirv_version },
+        target: target(source),
         version_profile: None,
         messages: ShaderMessage::CASCADING_ERRORS | ShaderMessage::DISPLAY_ERROR_COLUMN,
     };
@@ -104,6 +100,16 @@ fn declare_local_size(module: &mut Module, x: Word) -> Result<(), String> {
     ];
     module.annotations.push(Instruction::new(Op::Decorate, None, None, built_in));
     Ok(())
+}
+
+/// Vulkan 1.2, which every device has that hlx runs on, but for kernels that need what came later: the devices
+/// that have it have Vulkan 1.3.
+fn target(source: &Source) -> Target {
+    if source.text.contains("GL_NV_cooperative_matrix2") {
+        Target::Vulkan { version: VulkanVersion::Vulkan1_3, spirv_version: SpirvVersion::SPIRV1_6 }
+    } else {
+        Target::Vulkan { version: VulkanVersion::Vulkan1_2, spirv_version: SpirvVersion::SPIRV1_5 }
+    }
 }
 
 fn compile(

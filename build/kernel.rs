@@ -18,16 +18,7 @@ pub struct Source {
 impl Source {
     /// True unless the shader opts out of the exact contract by a line `#pragma hlx fast`.
     pub fn is_exact(&self) -> bool {
-        !self.has_pragma("fast")
-    }
-
-    /// True if the shader says by a line `#pragma hlx vulkan_1_3` that only newer devices can run it.
-    pub fn needs_vulkan_1_3(&self) -> bool {
-        self.has_pragma("vulkan_1_3")
-    }
-
-    fn has_pragma(&self, name: &str) -> bool {
-        self.text.lines().any(|line| line.split_whitespace().eq(["#pragma", "hlx", name]))
+        !self.text.lines().any(|line| line.split_whitespace().eq(["#pragma", "hlx", "fast"]))
     }
 }
 

@@ -142,6 +142,7 @@ fn declaration(variable: Word, index: &Index) -> Result<Binding, String> {
     let name = index.member_name(block, 0);
     let item = reference(&array.operands, 0).ok_or(SHAPE)?;
     let element = scalar_or_vector(item, index)
+        .or_else(|| is_16_bit_float(item, index).then_some(Element::U32))
         .ok_or_else(|| format!("`{name}`: only 32-bit float and uint, and vectors of them, are supported"))?;
 
     let declared = |decoration| {
@@ -193,6 +194,14 @@ fn scalar(type_id: Word, index: &Index) -> Option<Element> {
         (Op::TypeInt, [Operand::LiteralBit32(32), Operand::LiteralBit32(0)]) => Some(Element::U32),
         _ => None,
     }
+}
+
+/// What two of fit in a word: outside the shader, a binding of words.
+fn is_16_bit_float(type_id: Word, index: &Index) -> bool {
+    let definition = index.definition(type_id);
+    definition.is_some_and(|d| {
+        d.class.opcode == Op::TypeFloat && d.operands.first() == Some(&Operand::LiteralBit32(16))
+    })
 }
 
 fn scalar_or_vector(type_id: Word, index: &Index) -> Option<Element> {

@@ -29,50 +29,38 @@ shared vec4 d_tile[QUERIES * PITCH];  // of d_heads
 shared vec4 p_tile[KEYS * SCORE_PITCH];
 shared vec4 s_tile[KEYS * SCORE_PITCH];
 
-void load_queries(uint first) {
-    FOR_EACH_QUAD(QUERIES, row, quad) {
-        uint query = first + row;
-        bool there = query < push.context;
-        q_tile[slot(row) * PITCH + quad] = there ? load_qkv(qkv_at(0, query), 4 * quad) : vec4(0.0);
-        d_tile[slot(row) * PITCH + quad] = there ? load_d_heads(heads_at(query), 4 * quad) : vec4(0.0);
-    }
-}
-
 void main() {
     uint first_key = gl_WorkGroupID.y * KEYS;
-    FOR_EACH_QUAD(KEYS, row, quad) {
-        uint key = first_key + row;
-        bool there = key < push.context;
-        k_tile[row * PITCH + quad] = there ? load_qkv(qkv_at(1, key), 4 * quad) : vec4(0.0);
-        v_tile[row * PITCH + quad] = there ? load_qkv(qkv_at(2, key), 4 * quad) : vec4(0.0);
-    }
+    FILL(k_tile, KEYS, IN_ORDER, first_key, load_qkv, KEY_AT)
+    FILL(v_tile, KEYS, IN_ORDER, first_key, load_qkv, VALUE_AT)
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;
     vec4 d_k[4 * PARTS], d_v[4 * PARTS];
-    for (uint n = 0; n < 4 * PARTS; ++n) d_k[n] = d_v[n] = vec4(0.0);
+    [[unroll]] for (uint n = 0; n < 4 * PARTS; ++n) d_k[n] = d_v[n] = vec4(0.0);
 
     for (uint first_query = first_key / QUERIES * QUERIES; first_query < push.context; first_query += QUERIES) {
         barrier();
-        load_queries(first_query);
+        FILL(q_tile, QUERIES, slot, first_query, load_qkv, QUERY_AT)
+        FILL(d_tile, QUERIES, slot, first_query, load_d_heads, heads_at)
         barrier();
         vec4 s[4], d_p[4];
-        for (uint i = 0; i < 4; ++i) s[i] = d_p[i] = vec4(0.0);
+        [[unroll]] for (uint i = 0; i < 4; ++i) s[i] = d_p[i] = vec4(0.0);
         ADD_PRODUCTS(s, k_tile, q_tile)
         ADD_PRODUCTS(d_p, v_tile, d_tile)
-        for (uint j = 0; j < 4; ++j) {
+        [[unroll]] for (uint j = 0; j < 4; ++j) {
             uint query = first_query + 4 * across() + j;
             uint key = first_key + 4 * down();
             bool there = query < push.context;
             float row_lse = there ? lse[row_at(query)] : 0.0;
             float row_delta = there ? delta[row_at(query)] : 0.0;
             vec4 factors = DROPOUT != 0 ? dropout_factors(step, query, key) : vec4(1.0);
-            for (uint i = 0; i < 4; ++i) {
+            [[unroll]] for (uint i = 0; i < 4; ++i) {
                 float p = there && key + i <= query ? exp2(s[i][j] * to_base_2 - row_lse) : 0.0;
                 s[i][j] = p * (d_p[i][j] * factors[i] - row_delta);
                 d_p[i][j] = p * factors[i];
             }
         }
-        for (uint i = 0; i < 4; ++i) {
+        [[unroll]] for (uint i = 0; i < 4; ++i) {
             p_tile[(4 * down() + i) * SCORE_PITCH + across()] = d_p[i];
             s_tile[(4 * down() + i) * SCORE_PITCH + across()] = s[i];
         }
@@ -81,10 +69,10 @@ void main() {
         ADD_WEIGHTED(d_k, s_tile, q_tile, slot)
     }
 
-    for (uint i = 0; i < 4; ++i) {
+    [[unroll]] for (uint i = 0; i < 4; ++i) {
         uint key = first_key + 4 * down() + i;
         if (key >= push.context) continue;
-        for (uint v = 0; v < PARTS; ++v) {
+        [[unroll]] for (uint v = 0; v < PARTS; ++v) {
             uint channel = 4 * (across() + v * ACROSS);
             store_d_qkv(qkv_at(1, key), channel, d_k[i * PARTS + v] * push.scale);
             store_d_qkv(qkv_at(2, key), channel, d_v[i * PARTS + v]);

@@ -33,12 +33,8 @@ shared vec4 s_tile[QUERIES * SCORE_PITCH];
 shared float row_delta[QUERIES];
 
 void load_queries(uint first) {
-    FOR_EACH_QUAD(QUERIES, row, quad) {
-        uint query = first + row;
-        bool there = query < push.context;
-        q_tile[row * PITCH + quad] = there ? load_qkv(qkv_at(0, query), 4 * quad) : vec4(0.0);
-        d_tile[row * PITCH + quad] = there ? load_d_heads(heads_at(query), 4 * quad) : vec4(0.0);
-    }
+    FILL(q_tile, QUERIES, IN_ORDER, first, load_qkv, QUERY_AT)
+    FILL(d_tile, QUERIES, IN_ORDER, first, load_d_heads, heads_at)
     barrier();
     for (uint row = gl_LocalInvocationIndex; row < QUERIES; row += INVOCATIONS) {
         float sum = 0.0;
@@ -52,15 +48,6 @@ void load_queries(uint first) {
     }
 }
 
-void load_keys(uint first) {
-    FOR_EACH_QUAD(KEYS, row, quad) {
-        uint key = first + row;
-        bool there = key < push.context;
-        k_tile[slot(row) * PITCH + quad] = there ? load_qkv(qkv_at(1, key), 4 * quad) : vec4(0.0);
-        v_tile[slot(row) * PITCH + quad] = there ? load_qkv(qkv_at(2, key), 4 * quad) : vec4(0.0);
-    }
-}
-
 void main() {
     // The longest rows first: they take longest.
     uint first_query = (gl_NumWorkGroups.y - 1 - gl_WorkGroupID.y) * QUERIES;
@@ -68,23 +55,24 @@ void main() {
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;
     vec4 row_lse = vec4(0.0);
-    for (uint i = 0; i < 4; ++i) {
+    [[unroll]] for (uint i = 0; i < 4; ++i) {
         uint query = first_query + 4 * down() + i;
         if (query < push.context) row_lse[i] = lse[row_at(query)];
     }
     vec4 d_q[4 * PARTS];
-    for (uint n = 0; n < 4 * PARTS; ++n) d_q[n] = vec4(0.0);
+    [[unroll]] for (uint n = 0; n < 4 * PARTS; ++n) d_q[n] = vec4(0.0);
 
     uint end = min(first_query + QUERIES, push.context);
     for (uint first_key = 0; first_key < end; first_key += KEYS) {
         barrier();
-        load_keys(first_key);
+        FILL(k_tile, KEYS, slot, first_key, load_qkv, KEY_AT)
+        FILL(v_tile, KEYS, slot, first_key, load_qkv, VALUE_AT)
         barrier();
         vec4 s[4], d_p[4];
-        for (uint i = 0; i < 4; ++i) s[i] = d_p[i] = vec4(0.0);
+        [[unroll]] for (uint i = 0; i < 4; ++i) s[i] = d_p[i] = vec4(0.0);
         ADD_PRODUCTS(s, q_tile, k_tile)
         ADD_PRODUCTS(d_p, d_tile, v_tile)
-        for (uint i = 0; i < 4; ++i) {
+        [[unroll]] for (uint i = 0; i < 4; ++i) {
             uint query = first_query + 4 * down() + i;
             uint key = first_key + 4 * across();
             vec4 p = exp2(s[i] * to_base_2 - row_lse[i]);
@@ -96,10 +84,10 @@ void main() {
         ADD_WEIGHTED(d_q, s_tile, k_tile, slot)
     }
 
-    for (uint i = 0; i < 4; ++i) {
+    [[unroll]] for (uint i = 0; i < 4; ++i) {
         uint query = first_query + 4 * down() + i;
         if (query >= push.context) continue;
-        for (uint v = 0; v < PARTS; ++v) {
+        [[unroll]] for (uint v = 0; v < PARTS; ++v) {
             store_d_qkv(qkv_at(0, query), 4 * (across() + v * ACROSS), d_q[i * PARTS + v] * push.scale);
         }
     }

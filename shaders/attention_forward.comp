@@ -26,48 +26,36 @@ shared float parts[QUERIES * ACROSS];
 
 // Each invocation's part of four rows, combined over the invocations that share the rows.
 #define SHARE_PARTS(x)                                                                     \
-    for (uint i = 0; i < 4; ++i) parts[(4 * down() + i) * ACROSS + across()] = x[i];       \
+    [[unroll]] for (uint i = 0; i < 4; ++i) parts[(4 * down() + i) * ACROSS + across()] = x[i];       \
     barrier();
-
-void load_keys(uint first) {
-    FOR_EACH_QUAD(KEYS, row, quad) {
-        uint key = first + row;
-        bool there = key < push.context;
-        k_tile[slot(row) * PITCH + quad] = there ? load_qkv(qkv_at(1, key), 4 * quad) : vec4(0.0);
-        v_tile[row * PITCH + quad] = there ? load_qkv(qkv_at(2, key), 4 * quad) : vec4(0.0);
-    }
-}
 
 void main() {
     // The longest rows first: they take longest.
     uint first_query = (gl_NumWorkGroups.y - 1 - gl_WorkGroupID.y) * QUERIES;
-    FOR_EACH_QUAD(QUERIES, row, quad) {
-        uint query = first_query + row;
-        q_tile[row * PITCH + quad] =
-            query < push.context ? load_qkv(qkv_at(0, query), 4 * quad) : vec4(0.0);
-    }
+    FILL(q_tile, QUERIES, IN_ORDER, first_query, load_qkv, QUERY_AT)
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;
 
     vec4 output_[4 * PARTS];
-    for (uint n = 0; n < 4 * PARTS; ++n) output_[n] = vec4(0.0);
+    [[unroll]] for (uint n = 0; n < 4 * PARTS; ++n) output_[n] = vec4(0.0);
     vec4 largest = vec4(LOWEST);
     vec4 sum = vec4(0.0);  // over this invocation's columns
 
     uint end = min(first_query + QUERIES, push.context);
     for (uint first_key = 0; first_key < end; first_key += KEYS) {
         barrier();
-        load_keys(first_key);
+        FILL(k_tile, KEYS, slot, first_key, load_qkv, KEY_AT)
+        FILL(v_tile, KEYS, IN_ORDER, first_key, load_qkv, VALUE_AT)
         barrier();
         vec4 s[4];
-        for (uint i = 0; i < 4; ++i) s[i] = vec4(0.0);
+        [[unroll]] for (uint i = 0; i < 4; ++i) s[i] = vec4(0.0);
         ADD_PRODUCTS(s, q_tile, k_tile)
 
         vec4 part;
-        for (uint i = 0; i < 4; ++i) {
+        [[unroll]] for (uint i = 0; i < 4; ++i) {
             s[i] *= to_base_2;
             if (first_key + KEYS > first_query) {
-                for (uint j = 0; j < 4; ++j) {
+                [[unroll]] for (uint j = 0; j < 4; ++j) {
                     if (first_key + 4 * across() + j > first_query + 4 * down() + i) s[i][j] = LOWEST;
                 }
             }
@@ -75,33 +63,33 @@ void main() {
         }
         SHARE_PARTS(part)
         vec4 before = largest;
-        for (uint i = 0; i < 4; ++i) {
-            for (uint a = 0; a < ACROSS; ++a) {
+        [[unroll]] for (uint i = 0; i < 4; ++i) {
+            [[unroll]] for (uint a = 0; a < ACROSS; ++a) {
                 largest[i] = max(largest[i], parts[(4 * down() + i) * ACROSS + a]);
             }
         }
         vec4 shrink = exp2(before - largest);
         sum *= shrink;
-        for (uint i = 0; i < 4; ++i) {
+        [[unroll]] for (uint i = 0; i < 4; ++i) {
             vec4 p = exp2(s[i] - largest[i]);
             sum[i] += (p.x + p.y) + (p.z + p.w);
             if (DROPOUT != 0) p *= dropout_factors(step, first_query + 4 * down() + i, first_key + 4 * across());
             p_tile[(4 * down() + i) * SCORE_PITCH + across()] = p;
-            for (uint v = 0; v < PARTS; ++v) output_[i * PARTS + v] *= shrink[i];
+            [[unroll]] for (uint v = 0; v < PARTS; ++v) output_[i * PARTS + v] *= shrink[i];
         }
         barrier();
         ADD_WEIGHTED(output_, p_tile, v_tile, IN_ORDER)
     }
 
     SHARE_PARTS(sum)
-    for (uint i = 0; i < 4; ++i) {
+    [[unroll]] for (uint i = 0; i < 4; ++i) {
         uint query = first_query + 4 * down() + i;
         if (query >= push.context) continue;
         float total = 0.0;
-        for (uint a = 0; a < ACROSS; ++a) total += parts[(4 * down() + i) * ACROSS + a];
+        [[unroll]] for (uint a = 0; a < ACROSS; ++a) total += parts[(4 * down() + i) * ACROSS + a];
         if (across() == 0) lse[row_at(query)] = largest[i] + log_exact(total) * LOG2_OF_E;
         float inv_total = 1.0 / total;
-        for (uint v = 0; v < PARTS; ++v) {
+        [[unroll]] for (uint v = 0; v < PARTS; ++v) {
             store_heads(heads_at(query), 4 * (across() + v * ACROSS), output_[i * PARTS + v] * inv_total);
         }
     }

@@ -2,11 +2,14 @@
 #extension GL_GOOGLE_include_directive : require
 // The step's loss, gradient norm, and the factor that clips the gradient to max_norm:
 //   norm = sqrt(sum of squares),  clip = min(1, max_norm / (norm + 1e-6))
-// (the 1e-6 is torch.nn.utils.clip_grad_norm_'s). max_norm = 0 turns clipping off. Where the loss or the
-// gradient is not finite, clip = -1: the update must then change nothing.
+// (the 1e-6 is torch.nn.utils.clip_grad_norm_'s). max_norm = 0 turns clipping off. Where the loss is not
+// finite or the norm is past 2^50, where the functions' domains end, clip = -1: the update must then change
+// nothing.
 #include "exact.glsl"
 
 layout(local_size_x = 1) in;
+
+const uint LARGEST_SUM_OF_SQUARES = 0x71800000u;  // 2^100
 
 layout(std430, set = 0, binding = 0) readonly buffer SumOfSquares { float sum_of_squares[]; };  // [1]
 layout(std430, set = 0, binding = 1) readonly buffer LossSum { float loss_sum[]; };             // [1]
@@ -23,8 +26,8 @@ void main() {
     float norm = sqrt_exact(sum_of_squares[0]);
     float clip = snap(push.max_norm * recip(norm + 1e-6));
     bool clips = push.max_norm > 0.0 && clip < 1.0;
-    bool finite = is_finite(sum_of_squares[0]) && is_finite(loss_sum[0]);
-    factor[0] = !finite ? -1.0 : clips ? clip : 1.0;
+    bool sound = sum_of_squares[0] <= uintBitsToFloat(LARGEST_SUM_OF_SQUARES) && is_finite(loss_sum[0]);
+    factor[0] = !sound ? -1.0 : clips ? clip : 1.0;
     spoiled[0] = 0xffffffffu;
     results[0] = loss_sum[0] * push.inv_count;
     results[1] = norm;

@@ -1,5 +1,6 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 // Strided partial sums over the rows of a matrix: partials[p,c] = sum of input[p + 64 k, c], k ascending.
 layout(local_size_x = 64) in;
 
@@ -18,7 +19,12 @@ void main() {
     if (i >= COLUMN_LANES * push.columns) return;
     uint c = i % push.columns;
     float sum = 0.0;
-    for (uint row = i / push.columns; row < push.rows; row += COLUMN_LANES)
-        sum = sum + input_[row * push.columns + c];
+    uint row = i / push.columns;
+    for (; row + (AT_ONCE - 1) * COLUMN_LANES < push.rows; row += AT_ONCE * COLUMN_LANES) {
+        float x[AT_ONCE];
+        [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) x[j] = input_[(row + j * COLUMN_LANES) * push.columns + c];
+        [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) sum = sum + x[j];
+    }
+    for (; row < push.rows; row += COLUMN_LANES) sum = sum + input_[row * push.columns + c];
     partials[i] = sum;
 }

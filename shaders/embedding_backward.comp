@@ -1,5 +1,6 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 // Adds the token embedding's gradient to what the tied output projection left in d_wte.
 //
 // Each (token, channel) is summed by one invocation over the token's positions in ascending order,
@@ -19,6 +20,9 @@ layout(push_constant) uniform Push {
     uint d_model;     // C
 } push;
 
+// Positions that are read before they are added up, so that their ways from memory overlap.
+const uint AT_ONCE = 8;
+
 void main() {
     uint i = flat_index();
     if (i >= push.vocab_size * push.d_model) return;
@@ -26,6 +30,12 @@ void main() {
     uint c = i % push.d_model;
     uint end = starts[token + 1];
     float sum = 0.0;
-    for (uint k = starts[token]; k < end; ++k) sum = sum + d_output[order[k] * push.d_model + c];
+    uint k = starts[token];
+    for (; k + AT_ONCE <= end; k += AT_ONCE) {
+        float x[AT_ONCE];
+        [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) x[j] = d_output[order[k + j] * push.d_model + c];
+        [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) sum = sum + x[j];
+    }
+    for (; k < end; ++k) sum = sum + d_output[order[k] * push.d_model + c];
     d_wte[i] = snap(d_wte[i] + sum);
 }

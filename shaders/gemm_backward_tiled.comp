@@ -1,6 +1,7 @@
 // The matrix product of the backward pass for GPUs: a gradient, so without bias.
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 #include "exact.glsl"
 
 layout(std430, set = 0, binding = 0) readonly buffer Input1 { float input1[]; };   // A: [m, k], or [k, m] if TRANS_A
@@ -17,4 +18,9 @@ layout(std430, set = 0, binding = 2) buffer OutputQuads { vec4 output_vec4[]; };
 #define RESULT output_
 #define RESULT_VEC4 output_vec4
 #define BIAS(column) 0.0
-#include "gemm_tiled.glsl"
+#include "gemm_push.glsl"
+#include "gemm_tiles.glsl"
+
+#define MULTIPLY_ADD(x, y, sum) ((sum) + (x) * (y))
+const uint TERMS_AT_A_TIME = K_BLOCK;
+#include "gemm_shared.glsl"

@@ -1,6 +1,7 @@
 // The forward matrix product for GPUs: C = A * B + bias.
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 #include "exact.glsl"
 
 layout(std430, set = 0, binding = 0) readonly buffer A { float a[]; };       // [m, k], or [k, m] if TRANS_A
@@ -18,4 +19,9 @@ layout(std430, set = 0, binding = 2) buffer CQuads { vec4 c_vec4[]; };
 #define RESULT c
 #define RESULT_VEC4 c_vec4
 #define BIAS(column) (push.use_bias != 0 ? bias[column] : 0.0)
-#include "gemm_tiled.glsl"
+#include "gemm_push.glsl"
+#include "gemm_tiles.glsl"
+
+#define MULTIPLY_ADD(x, y, sum) ((sum) + (x) * (y))
+const uint TERMS_AT_A_TIME = K_BLOCK;
+#include "gemm_shared.glsl"

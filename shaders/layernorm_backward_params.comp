@@ -1,5 +1,6 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 // Strided partial sums over rows of LayerNorm's parameter gradients:
 //   partials[0,p,c] = sum over rows p, p+64, ... of d_output * n,  partials[1,p,c] the same of d_output.
 // column_finish adds the 64 partial sums of each column.
@@ -18,6 +19,10 @@ layout(push_constant) uniform Push {
     uint d_model;        // C
 } push;
 
+float normalized(uint row, uint c) {
+    return snap(snap(input_[row * push.d_model + c] - stats[2 * row]) * stats[2 * row + 1]);
+}
+
 void main() {
     uint i = flat_index();
     uint size = COLUMN_LANES * push.d_model;
@@ -25,11 +30,23 @@ void main() {
     uint c = i % push.d_model;
     float gamma_sum = 0.0;
     float beta_sum = 0.0;
-    for (uint row = i / push.d_model; row < push.num_positions; row += COLUMN_LANES) {
-        uint at = row * push.d_model + c;
-        float n = snap(snap(input_[at] - stats[2 * row]) * stats[2 * row + 1]);
-        gamma_sum = gamma_sum + d_output[at] * n;
-        beta_sum = beta_sum + d_output[at];
+    uint row = i / push.d_model;
+    for (; row + (AT_ONCE - 1) * COLUMN_LANES < push.num_positions; row += AT_ONCE * COLUMN_LANES) {
+        float d[AT_ONCE];
+        float n[AT_ONCE];
+        [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) {
+            d[j] = d_output[(row + j * COLUMN_LANES) * push.d_model + c];
+            n[j] = normalized(row + j * COLUMN_LANES, c);
+        }
+        [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) {
+            gamma_sum = gamma_sum + d[j] * n[j];
+            beta_sum = beta_sum + d[j];
+        }
+    }
+    for (; row < push.num_positions; row += COLUMN_LANES) {
+        float d = d_output[row * push.d_model + c];
+        gamma_sum = gamma_sum + d * normalized(row, c);
+        beta_sum = beta_sum + d;
     }
     partials[i] = gamma_sum;
     partials[size + i] = beta_sum;

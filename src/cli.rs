@@ -3,9 +3,12 @@
 // The comments here are the help that the command shows, where brackets are no links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+use std::error::Error as _;
+use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{DeviceChoice, Precision, Preset, ProductLayout, ResumeFrom, TrainOptions};
 
@@ -18,6 +21,28 @@ pub struct Cli {
     /// Say more on stderr: -v for what happens, -vv for details (RUST_LOG says it finer)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+impl Cli {
+    /// What was typed; ends the program with its help or with what is wrong.
+    pub fn from_command_line() -> Cli {
+        Cli::try_parse().unwrap_or_else(|error| named_number(error).exit())
+    }
+}
+
+/// Of a number that is none, the parser says what is wrong with the text. This says what is wanted.
+pub fn named_number(error: clap::Error) -> clap::Error {
+    let Some(source) = error.source() else { return error };
+    let wanted = match source.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
+        Some(IntErrorKind::PosOverflow) => "this number is too large",
+        Some(_) => "give a whole number, 0 or more",
+        None if source.is::<ParseFloatError>() => "give a number",
+        None => return error,
+    };
+    let context = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let (value, flag) = (context(ContextKind::InvalidValue), context(ContextKind::InvalidArg));
+    let message = format!("invalid value '{value}' for '{flag}': {wanted}");
+    Cli::command().error(ErrorKind::ValueValidation, message)
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verification found a difference, \
@@ -153,7 +178,7 @@ pub struct BenchArgs {
     /// Where to run: auto, cpu, or a device's number or name from `hlx devices`
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Only this precision [default: each that there is]
+    /// Only this precision [default: each that the device offers]
     #[arg(long, value_name = "NAME")]
     pub precision: Option<Precision>,
     /// Print the result as one JSON value on stdout
@@ -163,8 +188,8 @@ pub struct BenchArgs {
 
 const BENCH_JSON: &str = "\
 A step's FLOPs are 6 for each weight of a matrix and 6 L d T for attention, for each token. Its time is \
-the median over steps by the host's clock while the host runs ahead; `busy` is the part of the time in which the \
-device worked on a submit, by the device's clock, over up to 30 further steps.
+the median over steps by the host's clock while the host runs ahead; `busy` is the part of the time in \
+which the device worked on a submit, by its own clock, over up to 30 further steps.
 
 JSON keys: device, driver, peaks {memory_gb_s, copy_gb_s, stream_gb_s, products [{precision, n, gflops}]}, \
 steps [{model, precision, batch_size, context, vocab_size, steps, step_ms, mean_step_ms, tokens_per_second, \
@@ -198,12 +223,13 @@ pub struct BenchGemmArgs {
 
 const BENCH_GEMM_JSON: &str = "\
 The time is the median over batches on a warm device, by its own clock; a batch goes through several pairs \
-of random operands, so that they do not stay in a cache. Errors are against an f64 product: of every element \
-up to 134 million multiplications, else of at least 2,000 drawn from all parts of the result.
+of random operands, so that they do not stay in a cache. Where a precision packs its factors into 16 bits, \
+they are packed before, and packing one pair is timed apart. Errors are against an f64 product: of every \
+element up to 134 million multiplications, else of at least 2,000 drawn from all parts of the result.
 
-JSON keys, a list of: device, precision, layout, m, k, n, ms, fastest_ms, batches, products_per_batch, \
-operand_sets, gflops, max_relative_error (over the root mean square), frobenius_error (the norm of the \
-errors over that of the product), checked_elements.";
+JSON keys, a list of: device, precision, layout, m, k, n, ms, fastest_ms, packing_ms (null if nothing is \
+packed), batches, products_per_batch, operand_sets, gflops, max_relative_error (over the root mean square), \
+frobenius_error (the norm of the errors over that of the product), checked_elements.";
 
 /// `hlx verify`.
 #[derive(Args, Debug)]

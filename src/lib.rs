@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod format;
 pub mod interrupt;
 
 pub mod cli;

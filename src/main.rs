@@ -3,14 +3,13 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
 use hlx::cli::Cli;
 use hlx::error::Error;
 use hlx::report::say;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_command_line();
     log_to_stderr(cli.verbose);
     match hlx::commands::run(&cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -61,8 +61,8 @@ fn steps_are_measured_beside_the_peaks() {
         (number(row, "share_of_peak") - number(row, "gflops") / number(peak, "gflops")).abs() < 1e-9,
         "{row}"
     );
-    // A uniform guess among 11 tokens costs log 11.
-    assert!((number(row, "loss") - 11.0_f64.ln()).abs() < 2.0, "{row}");
+    // A uniform guess among 11 tokens costs 2.4 nats, and four batches are soon known by heart.
+    assert!((0.0..3.0).contains(&number(row, "loss")), "{row}");
     assert!(row["busy_share"].is_null(), "the CPU executor has no clock of its own: {row}");
 }
 

@@ -55,6 +55,8 @@ fn checkpoint(step: u64) -> Checkpoint {
             precision: Precision::Exact,
             digest: "d".into(),
             training_hash: "t".into(),
+            unbroken_since: 0,
+            init_digest: None,
             corpus_hash: "c".into(),
             train_loss: 0.1 + 0.2,
             val_loss: None,
@@ -269,7 +271,10 @@ fn what_a_crash_left_behind_is_cleared() {
         fs::write(folder.path().join(name).join("part"), "x").unwrap();
     }
     drop(run.prepare(&config(), None).unwrap());
-    assert_eq!(snapshot_names(folder.path()), ["best", "config.toml", "latest", "lock", "step-00000020"]);
+    assert_eq!(
+        snapshot_names(folder.path()),
+        ["best", "config.toml", "latest", "lock", "saving", "step-00000020"]
+    );
 }
 
 #[test]
@@ -282,7 +287,10 @@ fn a_checkpoint_that_had_made_way_comes_back_if_its_successor_did_not_arrive() {
     assert_eq!(found, checkpoint(20));
     drop(run.prepare(&config(), None).unwrap());
     assert_eq!(Checkpoint::load(&run.step_folder(20)).unwrap(), checkpoint(20));
-    assert_eq!(snapshot_names(folder.path()), ["best", "config.toml", "latest", "lock", "step-00000020"]);
+    assert_eq!(
+        snapshot_names(folder.path()),
+        ["best", "config.toml", "latest", "lock", "saving", "step-00000020"]
+    );
 }
 
 /// The folder that the transformers library wrote: `HLX_BASELINE`, or where this project's tests expect it.

@@ -11,7 +11,7 @@ const TRAIN_KEYS: [&str; 6] =
     ["checkpoint", "digest", "steps", "tokens_per_second", "train_loss", "val_loss"];
 const EVAL_KEYS: [&str; 4] = ["bits_per_character", "loss", "perplexity", "tokens"];
 const VERIFY_KEYS: [&str; 6] = ["devices", "digest", "first_difference", "identical", "runs", "steps"];
-const GEMM_KEYS: [&str; 15] = [
+const GEMM_KEYS: [&str; 16] = [
     "batches",
     "checked_elements",
     "device",
@@ -25,6 +25,7 @@ const GEMM_KEYS: [&str; 15] = [
     "ms",
     "n",
     "operand_sets",
+    "packing_ms",
     "precision",
     "products_per_batch",
 ];
@@ -63,7 +64,7 @@ fn train_prints_its_result_and_leaves_a_run_folder() {
     let names: Vec<String> = place.snapshot().keys().map(|name| name.display().to_string()).collect();
     let step = ["config.json", "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"];
     let steps = ["run/step-00000010", "run/step-00000020", "run/step-00000025"];
-    let mut expected: Vec<String> = ["config.toml", "metrics.jsonl", "latest", "best", "lock"]
+    let mut expected: Vec<String> = ["config.toml", "metrics.jsonl", "latest", "best", "lock", "saving"]
         .iter()
         .map(|name| format!("run/{name}"))
         .chain(steps.iter().map(|&folder| folder.to_owned()))
@@ -203,6 +204,23 @@ fn a_model_folder_starts_a_run() {
 }
 
 #[test]
+fn a_lost_manifest_is_said() {
+    let place = trained();
+    let lines = [
+        "generate --checkpoint run --device cpu --max-tokens 3",
+        "eval --checkpoint run --corpus sums.txt --device cpu",
+        "train --corpus sums.txt --init-from run --device cpu --batch-size 4 --steps 1 --out further",
+    ];
+    let said = |line: &str| place.hlx(line).stderr.matches("has lost its manifest.json").count();
+    assert_eq!(said(lines[0]), 0);
+    let step = place.read_text("run/latest");
+    std::fs::remove_file(place.path("run").join(step.trim()).join("manifest.json")).expect("it is there");
+    for line in lines {
+        assert_eq!(said(line), 1, "{line}");
+    }
+}
+
+#[test]
 fn verify_finds_the_same_bits() {
     let place = Place::new();
     let result =
@@ -219,7 +237,7 @@ fn verify_finds_the_same_bits() {
 
 #[test]
 fn bench_gemm_measures() {
-    let list = Place::new().hlx("bench-gemm 33 8 5 --device cpu --json").json();
+    let list = Place::new().hlx("bench-gemm 33 8 5 --device cpu --precision exact --json").json();
     let [row] = list.as_array().expect("a list").as_slice() else { panic!("one precision: {list}") };
     assert_eq!(keys(row), GEMM_KEYS);
     assert_eq!([&row["m"], &row["k"], &row["n"]], [33, 8, 5]);

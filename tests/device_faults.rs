@@ -14,7 +14,7 @@ use std::sync::Arc;
 use hlx::checkpoint::{Checkpoint, RunFolder};
 use hlx::config::TrainOptions;
 use hlx::cpu::CpuExecutor;
-use hlx::error::{Error, Result};
+use hlx::error::Result;
 use hlx::interrupt::Interrupt;
 use hlx::recording::{Executor, Program, Traits};
 use hlx::train::recover;
@@ -97,8 +97,8 @@ fn unbroken(recipe: &Recipe) -> (String, [u64; 3]) {
 /// What a fault came to.
 #[derive(Debug, PartialEq)]
 enum End {
-    /// Nothing was loaded, and the error says why.
-    NotLoaded,
+    /// Nothing was loaded at first, and the error said why.
+    LoadedAgain,
     /// The run went on elsewhere.
     Recovered,
     /// The fault came when everything was done.
@@ -109,29 +109,25 @@ fn meet(recipe: &Recipe, fault: InjectedFault, digest: &str) -> End {
     let simulation = Simulation { fault: Some(fault), ..Simulation::default() };
     let device = common::open_simulated(simulation).unwrap();
     let place = tempfile::tempdir().unwrap();
-    let end = match on_device(recipe, &device) {
-        Err(error @ Error::Device(_)) => {
-            let text = error.to_string();
-            let remedy = ["--batch-size", "--device", "esume from the last checkpoint"];
-            assert!(remedy.iter().any(|words| text.contains(words)), "{fault:?}: {text}");
-            assert_eq!(error.exit_code(), 1);
-            End::NotLoaded
-        }
-        Err(other) => panic!("{fault:?}: {other}"),
-        Ok(session) => {
-            let mut end = End::Unharmed;
-            let outcome = train(recipe, place.path(), session, |folder| {
-                end = End::Recovered;
-                assert_whole(folder);
-                on_cpu(recipe)
-            });
-            let outcome = outcome.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
-            assert_eq!(outcome.digest, digest, "{fault:?}");
-            assert_eq!(outcome.steps, 6);
-            assert_whole(&RunFolder::at(place.path().join("run")));
-            end
-        }
-    };
+    let first = on_device(recipe, &device);
+    let mut end = End::Unharmed;
+    if let Err(error) = &first {
+        let text = error.to_string();
+        let remedy = ["--batch-size", "--device", "esume from the last checkpoint"];
+        assert!(remedy.iter().any(|words| text.contains(words)), "{fault:?}: {text}");
+        assert_eq!(error.exit_code(), 1);
+        end = End::LoadedAgain;
+    }
+    let session = recover::load(first, || on_cpu(recipe)).unwrap_or_else(|e| panic!("{fault:?}: {e}"));
+    let outcome = train(recipe, place.path(), session, |folder| {
+        end = End::Recovered;
+        assert_whole(folder);
+        on_cpu(recipe)
+    });
+    let outcome = outcome.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+    assert_eq!(outcome.digest, digest, "{fault:?}");
+    assert_eq!(outcome.steps, 6);
+    assert_whole(&RunFolder::at(place.path().join("run")));
     common::assert_silent(&device);
     end
 }
@@ -152,15 +148,18 @@ fn a_fault_at_any_call_is_survived() {
             };
             for &kind in kinds {
                 let end = meet(&recipe, InjectedFault { point, call, kind }, &digest);
-                recovered += usize::from(end == End::Recovered);
+                recovered += usize::from(end != End::Unharmed);
                 tried += 1;
                 // Memory is taken when a program is loaded, and never later.
-                assert!(point != FaultPoint::Allocate || end == End::NotLoaded, "{point:?} {call}: {end:?}");
+                assert!(
+                    point != FaultPoint::Allocate || end == End::LoadedAgain,
+                    "{point:?} {call}: {end:?}"
+                );
             }
         }
     }
     println!("result: {tried} faults, of {calls:?} submits, waits and allocations; {recovered} runs went on");
-    assert!(recovered > tried / 3, "{recovered} of {tried} runs went on");
+    assert!(recovered > tried / 2, "{recovered} of {tried} runs went on");
 }
 
 #[test]
@@ -184,6 +183,22 @@ fn the_device_is_opened_again() {
     assert!(marks.iter().all(|mark| mark.exists()), "steps that were saved were taken again");
     common::assert_silent(&device);
     common::assert_silent(&again);
+}
+
+#[test]
+fn a_second_failure_while_loading_ends_the_run_and_says_what_to_do() {
+    let recipe = recipe();
+    let full = || {
+        let fault = InjectedFault { point: FaultPoint::Allocate, call: 3, kind: FaultKind::OutOfMemory };
+        let device = common::open_simulated(Simulation { fault: Some(fault), ..Simulation::default() });
+        on_device(&recipe, &device.unwrap())
+    };
+    let Err(error) = recover::load(full(), full) else { panic!("there is no memory, and it is loaded") };
+    assert_eq!(error.exit_code(), 1);
+    let text = error.to_string();
+    for part in ["no memory left on the device for buffer ", "lower --batch-size", "--device cpu"] {
+        assert!(text.contains(part), "{text:?} lacks {part:?}");
+    }
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn elementwise_kernels() {
 #[test]
 fn layernorm_kernels() {
     let device = common::open();
-    for rows in [1, 7, 65, 130] {
+    for rows in [1, 7, 65, 130, 1100] {
         for d_model in SIZES {
             check(&device, &format!("layernorm, {rows}x{d_model}"), |case, r| {
                 let n = rows * d_model;
@@ -204,7 +204,7 @@ fn sums() {
             });
         }
     }
-    for rows in [1, 63, 64, 65, 200] {
+    for rows in [1, 63, 64, 65, 200, 2100] {
         for columns in SIZES {
             check(&device, &format!("column sum, {rows}x{columns}"), |case, r| {
                 let input = case.add(rows * columns, Fill::Normal(1.0));
@@ -301,6 +301,16 @@ fn update_kernels() {
             adam::clip_factor(r, max_norm, 1.0 / 768.0, sum_of_squares, loss_sum, factor, results, spoiled);
             let update = adam::AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, decay_params };
             update.update(r, params, grads, m, v, schedule, factor, spoiled);
+        });
+    }
+    let most = adam::LARGEST_SUM_OF_SQUARES;
+    for squares in [most, most.next_up(), f32::INFINITY, f32::NAN] {
+        check(&device, &format!("clipping of squares that add up to {squares:e}"), |case, r| {
+            let sum_of_squares = case.add(1, Fill::Words(vec![squares.to_bits()]));
+            let loss_sum = case.add(1, Fill::Positive(100.0));
+            let (factor, results) = (case.add(1, Fill::Output), case.add(3, Fill::Output));
+            let spoiled = case.add(1, Fill::Output);
+            adam::clip_factor(r, 1.0, 1.0 / 768.0, sum_of_squares, loss_sum, factor, results, spoiled);
         });
     }
     common::assert_silent(&device);

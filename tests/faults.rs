@@ -3,6 +3,8 @@
 
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/scale.rs"]
+mod scale;
 
 use std::fs;
 use std::path::Path;
@@ -78,6 +80,7 @@ fn check(place: &Place, faults: &[Fault]) {
         assert!(after == before, "later cases would start from something else:{report}");
     }
     assert!(report.is_empty(), "{report}");
+    scale::report("hostile command lines, each one clear line, nothing changed", faults.len());
 }
 
 #[test]
@@ -138,6 +141,16 @@ fn shapes_and_values() {
         train("--corpus sums.txt --steps 0", 2, &["--steps 0", "at least 1"]),
         train("--corpus sums.txt --steps 18446744073709551615", 2, &["--steps 184", "is above"]),
         train("--corpus sums.txt --steps 5 --epochs 1", 2, &["--epochs and --steps", "give one"]),
+        train("--corpus sums.txt --steps many", 2, &["'many' for '--steps <N>': give a whole number"]),
+        train("--corpus sums.txt --steps -5", 2, &["'-5' for '--steps <N>': give a whole number, 0 or more"]),
+        train("--corpus sums.txt --seed 99999999999999999999", 2, &["--seed", "too large"]),
+        train(
+            "--corpus sums.txt --grad-accum 1.5",
+            2,
+            &["'1.5' for '--grad-accum <N>': give a whole number"],
+        ),
+        train("--corpus sums.txt --lr fast", 2, &["'fast' for '--lr <RATE>': give a number"]),
+        fault("verify --runs x", 2, &["'x' for '--runs <N>': give a whole number"]),
         train("--corpus sums.txt --lr -1", 2, &["--lr -1", "above 0"]),
         train("--corpus sums.txt --dropout 1", 2, &["--dropout 1", "below 1"]),
         train("--corpus sums.txt --checkpoint-every-steps 0", 2, &["--checkpoint-every 0"]),

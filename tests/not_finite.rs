@@ -77,6 +77,31 @@ fn an_enormous_learning_rate_ends_the_run_with_a_finite_state() {
     }
 }
 
+/// The functions are exact up to norms of 2^50.
+#[test]
+fn a_finite_gradient_that_is_too_large_ends_the_step_and_changes_nothing() {
+    let recipe = Recipe::new();
+    let (mut state, _) = recipe.trained(2);
+    let mut trainer = recipe.trainer("sound", Fault::None);
+    let specs = trainer.session.train.model.arena.specs.clone();
+    let gain = specs.iter().position(|spec| spec.name == "transformer.ln_f.weight").unwrap();
+    for (size, is_too_large) in [(1e12, false), (1e17, true)] {
+        state.params[gain].fill(size);
+        let taken = step(&mut trainer, &state, 1e-3);
+        let after = trainer.session.state().unwrap();
+        if is_too_large {
+            let text = taken.expect_err("the step was taken");
+            for part in ["the gradient norm is 2.3e17", "at step 3", "2^50", "lower --lr"] {
+                assert!(text.contains(part), "{text:?} lacks {part:?}");
+            }
+            assert_eq!(TrainState { step: state.step, ..after }, state, "something was changed");
+        } else {
+            assert_eq!(taken, Ok(()));
+            assert_ne!(TrainState { step: state.step, ..after }, state, "nothing was changed");
+        }
+    }
+}
+
 #[test]
 fn nothing_of_it_is_saved() {
     let recipe = Recipe::new();

@@ -41,11 +41,8 @@ fn the_plan_adds_up_and_says_what_fits() {
     let expected = "memory on card\n  parameters       3.0 MiB\n  activations      5.0 MiB\n  \
                     total            8.0 MiB of 64.0 MiB; the largest --batch-size that fits is 140";
     assert_eq!(plan.to_string(), expected);
-    assert!(plan.fits());
-    plan.budget = Some(7 << 20);
-    assert!(!plan.fits());
     (plan.budget, plan.largest_batch) = (None, None);
-    assert!(plan.fits() && plan.to_string().ends_with("8.0 MiB"));
+    assert!(plan.to_string().ends_with("8.0 MiB"));
 }
 
 fn metrics(step: u64) -> StepMetrics {
@@ -136,15 +133,13 @@ fn plain_progress_is_sparse_and_shows_first_and_last_step() {
         let report = StepReport { step, loss: 2.5, val_loss, grad_norm: 0.5, tokens_per_second: 17_000.0 };
         progress.step(&report);
     }
-    progress.note("saved");
     progress.finish();
     let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
     let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines.len(), 3, "{text}");
+    assert_eq!(lines.len(), 2, "{text}");
     assert!(
         lines[0].starts_with("step 11/20  loss 2.5000  grad 0.500  17.0 k tokens/s  ")
             && lines[0].ends_with(" left")
     );
     assert_eq!(lines[1], "step 20/20  loss 2.5000  last val 1.7500  grad 0.500  17.0 k tokens/s");
-    assert_eq!(lines[2], "saved");
 }

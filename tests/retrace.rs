@@ -146,3 +146,43 @@ fn a_checkpoint_that_is_something_else_is_told_from_it() {
     let other = place.hlx("verify --checkpoint run --device cpu --corpus other.txt");
     assert!(other.stderr.contains("other.txt is not the text"), "{}", other.stderr);
 }
+
+#[test]
+fn a_checkpoint_after_options_changed_is_retraced_from_where_they_did() {
+    let place = place();
+    place.hlx(&format!("train --corpus sums.txt {TINY} {RUN} --out run")).text();
+    place.hlx("train --resume run --steps 40 --lr 5e-3").text();
+    let found = place.hlx("verify --checkpoint run --device cpu").text();
+    for part in ["after 40 steps", "from step 20 on, where its options changed"] {
+        assert!(found.contains(part), "{found}");
+    }
+    // Resumed once more, with nothing changed: it still holds from step 20.
+    std::fs::remove_dir_all(place.path("run/step-00000040")).expect("the last checkpoint is there");
+    place.hlx("train --resume run").text();
+    place.hlx("verify --checkpoint run --device cpu --json").json();
+    let early = place.hlx("verify --checkpoint run/step-00000020 --device cpu");
+    assert_eq!(early.code, Some(1), "{}", early.stderr);
+    assert!(early.stderr.contains("was written by a later --resume"), "{}", early.stderr);
+    std::fs::remove_dir_all(place.path("run/step-00000020")).expect("it is kept");
+    let gone = place.hlx("verify --checkpoint run --device cpu");
+    assert_eq!(gone.code, Some(1), "{}", gone.stderr);
+    assert!(gone.stderr.contains("went on from step 20 with other options"), "{}", gone.stderr);
+}
+
+#[test]
+fn weights_that_a_run_started_from_and_that_have_changed_are_told() {
+    let place = place();
+    place.hlx(&format!("train --corpus sums.txt {TINY} {RUN} --out first")).text();
+    place.copy_folder("first/step-00000020", "weights");
+    place.hlx(&format!("train --corpus sums.txt --init-from weights --batch-size 2 {RUN} --out run")).text();
+    place.hlx("verify --checkpoint run --device cpu --json").json();
+    std::fs::remove_dir_all(place.path("weights")).expect("they are there");
+    place.copy_folder("first/step-00000010", "weights");
+    let other = place.hlx("verify --checkpoint run --device cpu");
+    assert_eq!(other.code, Some(1), "{}", other.stderr);
+    assert!(
+        other.stderr.contains("weights has other weights than when this run started"),
+        "{}",
+        other.stderr
+    );
+}

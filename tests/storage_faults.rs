@@ -133,3 +133,63 @@ fn keeping_the_last_never_removes_the_best_or_the_one_just_written() {
     assert_eq!(run.steps().unwrap(), [40, 30, 10]);
     assert_eq!(saved_step(&run), Some(40));
 }
+
+#[test]
+fn a_whole_checkpoint_that_latest_does_not_name_yet_is_what_a_run_goes_on_from() {
+    let mut newer = 0;
+    // A new step, and one that a run resumed from step 10 writes over.
+    for step in [30, 20] {
+        for at in 0.. {
+            let place = TempDir::new().unwrap();
+            two_saves(place.path());
+            let mut next = checkpoint(&small_shape(), step);
+            next.state.windows += 1;
+            let faulty = Faulty::new(Fault::Abort, at);
+            let _ = RunFolder::on(Arc::new(faulty.clone()), place.path()).save(&next, 2);
+            if faulty.struck().is_none() {
+                break;
+            }
+            let run = RunFolder::at(place.path());
+            let is_there = Checkpoint::load(&run.step_folder(step)).is_ok_and(|found| found == next);
+            let (folder, found) = run.load_to_resume(&ResumeFrom::Auto).unwrap().unwrap();
+            let case = format!("step {step} ended at call {at}, {:?}: {}", faulty.struck(), folder.display());
+            assert_eq!(found == next, is_there, "{case}");
+            newer += usize::from(is_there && saved_step(&run) != Some(step));
+        }
+    }
+    assert!(newer > 0, "no save ended between the folder's name and `latest`");
+}
+
+#[test]
+fn an_error_at_any_storage_call_of_claiming_a_folder_is_named_and_leaves_no_run() {
+    // Only the default names are relative: no other test here has a path that is not absolute.
+    let place = TempDir::new().unwrap();
+    std::env::set_current_dir(place.path()).unwrap();
+    let mut struck_calls = Vec::new();
+    for out in [None, Some(place.path().join("given"))] {
+        let mut config = tiny_run();
+        config.out = out;
+        for at in 0.. {
+            for left in ["checkpoints", "given"] {
+                let _ = std::fs::remove_dir_all(place.path().join(left));
+            }
+            let faulty = Faulty::new(Fault::Error(EIO), at);
+            let claimed = RunFolder::claim_on(Arc::new(faulty.clone()), &config);
+            let Some((what, path)) = faulty.struck() else {
+                let (run, _lock) = claimed.unwrap();
+                assert!(run.config_file().exists());
+                break;
+            };
+            struck_calls.push(what);
+            let error = claimed.expect_err(what);
+            assert_eq!(error.exit_code(), 1, "{what}");
+            let message = error.to_string();
+            let name = path.file_name().map_or(".".into(), |name| name.to_string_lossy().replace(".tmp", ""));
+            assert!(message.contains(&name) && !message.contains('\n'), "{what}: {message:?} lacks {name}");
+        }
+    }
+    for what in ["create_new_folder", "create_folder", "lock", "sync_folder", "write", "sync", "rename"] {
+        assert!(struck_calls.contains(&what), "{what} is not among {struck_calls:?}");
+    }
+    report("errors at a storage call of claiming a run's folder", struck_calls.len());
+}

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// through the recording.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("format", &[]),
     ("exact", &[]),
     ("kernels", &["recording"]),
     ("precision", &[]),
@@ -17,10 +18,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("ops", &["error", "exact", "kernels", "precision", "recording"]),
     ("model", &["config", "error", "exact", "kernels", "ops", "precision", "recording"]),
     ("cpu", &["error", "kernels", "ops", "recording"]),
-    ("vulkan", &["error", "kernels", "precision", "recording"]),
+    ("vulkan", &["error", "format", "kernels", "precision", "recording"]),
     ("data", &["config", "error", "exact", "ops"]),
     ("checkpoint", &["config", "data", "error", "model"]),
-    ("report", &["checkpoint", "error"]),
+    ("report", &["checkpoint", "error", "format"]),
     ("interrupt", &["error", "report"]),
     (
         "train",
@@ -114,8 +115,11 @@ fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> =
-        ["src", "build", "tests", "benches", "shaders"].iter().map(|name| root.join(name)).collect();
+        ["src", "build", "tests", "benches", "shaders", "docs", "fuzz/fuzz_targets"]
+            .map(|name| root.join(name))
+            .into();
     let mut files: Vec<PathBuf> = entries(root).into_iter().filter(|path| path.is_file()).collect();
+    files.extend([root.join("fuzz/Cargo.toml"), root.join(".ci/run")]);
     while let Some(folder) = folders.pop() {
         let (inner, more): (Vec<_>, Vec<_>) = entries(&folder).into_iter().partition(|path| path.is_dir());
         folders.extend(inner);
@@ -123,7 +127,8 @@ fn sources() -> Vec<Source> {
     }
     for path in files {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        if ["rs", "comp", "glsl", "py", "toml", "md"].contains(&extension) {
+        if ["rs", "comp", "glsl", "py", "toml", "md", "sh"].contains(&extension) || path.ends_with(".ci/run")
+        {
             let text =
                 fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let name =
@@ -132,6 +137,9 @@ fn sources() -> Vec<Source> {
         }
     }
     assert!(found.len() > 100, "only {} files found in {}", found.len(), root.display());
+    for name in ["fuzz/fuzz_targets/tokenizer.rs", "fuzz/Cargo.toml", "docs/RELIABILITY.md", "test.sh"] {
+        assert!(found.iter().any(|source| source.path == name), "{name} was not found");
+    }
     found
 }
 

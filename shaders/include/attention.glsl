@@ -4,6 +4,7 @@
 // pass keeps, in units of base 2: p = 2^(scale * log2(e) * s - lse).
 //
 // The including shader declares qkv and qkv_vec4.
+#extension GL_EXT_control_flow_attributes : require
 #include "philox.glsl"
 
 layout(constant_id = 1) const uint QUERIES = 32;   // rows of a block of queries
@@ -13,6 +14,7 @@ layout(constant_id = 4) const uint WIDE = 1;       // 1: every head's channels c
 layout(constant_id = 5) const uint DROPOUT = 0;    // 1: probabilities are dropped
 layout(constant_id = 6) const uint SIDE = 16;      // of the matrices that matrix units multiply
 layout(constant_id = 7) const uint INVOCATIONS = 64;  // of a workgroup
+layout(constant_id = 8) const uint PREFETCH = 0;      // 1: a block is fetched while the one before is worked on
 
 layout(push_constant) uniform Push {
     uint context;      // T
@@ -34,23 +36,29 @@ uint batch_head() {
     return gl_WorkGroupID.x;
 }
 
+uint head = gl_WorkGroupID.x % push.n_head;
+uint first_position = gl_WorkGroupID.x / push.n_head * push.context;
+
 // Where the channels of a position begin: queries (0), keys (1) or values (2) in qkv.
 uint qkv_at(uint which, uint position) {
-    uint row = batch_head() / push.n_head * push.context + position;
-    return ((row * 3 + which) * push.n_head + batch_head() % push.n_head) * push.d_head;
+    return (((first_position + position) * 3 + which) * push.n_head + head) * push.d_head;
 }
 
 // The same in a tensor [B,T,C].
 uint heads_at(uint position) {
-    uint row = batch_head() / push.n_head * push.context + position;
-    return (row * push.n_head + batch_head() % push.n_head) * push.d_head;
+    return ((first_position + position) * push.n_head + head) * push.d_head;
 }
+
+#define QUERY_AT(position) qkv_at(0, position)
+#define KEY_AT(position) qkv_at(1, position)
+#define VALUE_AT(position) qkv_at(2, position)
 
 // The place of a query's row in tensors [B,H,T].
 uint row_at(uint query) {
     return batch_head() * push.context + query;
 }
 
+// Four channels from `channel` on, a multiple of 4, of the position whose channels begin at `at`.
 #define LOAD_QUAD(name)                                                          \
     vec4 load_##name(uint at, uint channel) {                                    \
         if (WIDE != 0) {                                                         \

@@ -10,13 +10,8 @@
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_shader_subgroup_basic : require
-#extension GL_EXT_control_flow_attributes : require
-#ifdef IN_REGISTERS
-#extension GL_NV_cooperative_matrix2 : require
-#endif
 #ifdef FACTOR_BF16
 #extension GL_EXT_bfloat16 : require
-#extension GL_EXT_shader_explicit_arithmetic_types_int16 : require
 #define FACTOR bfloat16_t
 #else
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
@@ -63,14 +58,26 @@ float bounded(float x) {
     return x;
 }
 
+// The nearest number of 8 significant digits, ties to even: conversions may cut digits off instead.
+float nearest(float x) {
+    precise float spread = x * 65537.0;
+    precise float rest = spread - x;
+    precise float rounded = spread - rest;
+    return rounded;
+}
+
 uint pack_two(float low, float high) {
-    return pack32(bfloat16BitsToUintEXT(bf16vec2(low, high)));
+    return floatBitsToUint(nearest(low)) >> 16 | floatBitsToUint(nearest(high)) & 0xffff0000u;
 }
 #else
 // Finite gradients stay finite: one that is cut is worth more than the run's end.
 float bounded(float x) {
     const float LARGEST = 65504.0;
     return abs(x) > LARGEST && !isinf(x) ? (x < 0.0 ? -LARGEST : LARGEST) : x;
+}
+
+float nearest(float x) {
+    return x;
 }
 
 uint pack_two(float low, float high) {
@@ -86,26 +93,51 @@ vec4 bounded(vec4 x) {
     return vec4(bounded(x.x), bounded(x.y), bounded(x.z), bounded(x.w));
 }
 
-// Stages the channels of `rows` positions from `first` on from row `place` of the stage on.
-#define STAGE(place, rows, first, load, at)                                       \
-    for (uint n_ = gl_LocalInvocationIndex; n_ < (rows) * EIGHTS; n_ += INVOCATIONS) { \
-        uint row_ = n_ / EIGHTS;                                                         \
-        uint channel_ = n_ % EIGHTS * 8;                                                 \
-        uint position_ = (first) + row_;                                                 \
-        uvec4 eight_ = uvec4(0);                                                         \
-        if (position_ < push.context) {                                                  \
-            uint at_ = at(position_);                                                    \
-            eight_ = pack_eight(load(at_, channel_), load(at_, channel_ + 4));           \
-        }                                                                                \
-        staged[((place) + row_) * PITCH + n_ % EIGHTS] = eight_;                         \
+// Stages the channels of `rows` positions from `first` on from row `place` of the stage on, zeros past the last
+// one. No branches, so that the loads overlap.
+#define STAGE(place, rows, first, load, at)                                                          \
+    [[unroll]] for (uint f_ = 0; f_ < ((rows) * EIGHTS + INVOCATIONS - 1) / INVOCATIONS; ++f_) {      \
+        uint n_ = f_ * INVOCATIONS + gl_LocalInvocationIndex;                                        \
+        uint row_ = n_ / EIGHTS;                                                                     \
+        uint channel_ = n_ % EIGHTS * 8;                                                             \
+        if ((rows) * EIGHTS % INVOCATIONS == 0 || row_ < (rows)) {                                   \
+            uint at_ = at(min((first) + row_, push.context - 1));                                    \
+            uvec4 eight_ = pack_eight(load(at_, channel_), load(at_, channel_ + 4));                 \
+            staged[((place) + row_) * PITCH + n_ % EIGHTS] = (first) + row_ < push.context ? eight_ : uvec4(0); \
+        }                                                                                            \
     }
+
+// The same for the 2 * COLUMN_COUNT rows that belong to a block's columns, in two parts: first they are fetched,
+// then, when nobody needs the block before any more, stored. fetch_eight gives eight channels of a position, of
+// the first or the second of what belongs to columns.
+void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec4 high);
+
+const uint FETCHES = (2 * COLUMN_COUNT * EIGHTS + INVOCATIONS - 1) / INVOCATIONS;
+vec4 fetched[2 * FETCHES];
+
+void fetch_columns(uint first) {
+    [[unroll]] for (uint f = 0; f < FETCHES; ++f) {
+        uint n = f * INVOCATIONS + gl_LocalInvocationIndex;
+        uint row = n / EIGHTS;
+        uint position = min(first + row % COLUMN_COUNT, push.context - 1);
+        fetch_eight(row >= COLUMN_COUNT, position, n % EIGHTS * 8, fetched[2 * f], fetched[2 * f + 1]);
+    }
+}
+
+void store_columns(uint first) {
+    [[unroll]] for (uint f = 0; f < FETCHES; ++f) {
+        uint n = f * INVOCATIONS + gl_LocalInvocationIndex;
+        uint row = n / EIGHTS;
+        if (2 * COLUMN_COUNT * EIGHTS % INVOCATIONS == 0 || row < 2 * COLUMN_COUNT) {
+            bool there = first + row % COLUMN_COUNT < push.context;
+            uvec4 eight = pack_eight(fetched[2 * f], fetched[2 * f + 1]);
+            staged[row * PITCH + n % EIGHTS] = there ? eight : uvec4(0);
+        }
+    }
+}
 
 // The heads' gradient as it is staged.
 #define LOAD_GRADIENT(at, channel) bounded(load_d_heads(at, channel) * push.gradient_scale)
-
-#define QUERY_AT(position) qkv_at(0, position)
-#define KEY_AT(position) qkv_at(1, position)
-#define VALUE_AT(position) qkv_at(2, position)
 
 // A tile of staged rows from `row` on, as left factors: all channels.
 void load_left(out LEFT_MATRIX left[DEPTH], uint row) {
@@ -150,6 +182,7 @@ SUM_MATRIX spread_over_columns(uint tile) {
 
 #ifdef IN_REGISTERS
 LEFT_MATRIX to_left(SUM_MATRIX x, uint tile) {
+    [[unroll]] for (uint i = 0; i < x.length(); ++i) x[i] = nearest(x[i]);
     return LEFT_MATRIX(x);
 }
 

@@ -14,6 +14,12 @@ layout(std430, set = 0, binding = 2) writeonly buffer HeadsQuads { vec4 heads_ve
 
 LOAD_QUAD(qkv)
 
+void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec4 high) {
+    uint at = second ? VALUE_AT(position) : KEY_AT(position);
+    low = load_qkv(at, channel);
+    high = load_qkv(at, channel + 4);
+}
+
 void main() {
     // The longest rows first: they take longest.
     uint block = (gl_NumWorkGroups.y - 1 - gl_WorkGroupID.y) * QUERIES;
@@ -38,12 +44,14 @@ void main() {
         SUM_MATRIX largest = SUM_MATRIX(LOWEST);
         SUM_MATRIX total = SUM_MATRIX(0.0);  // each element's part of its row's sum
 
+        if (PREFETCH != 0) fetch_columns(0);
         uint end = min(block + QUERIES, push.context);
         for (uint first_key = 0; first_key < end; first_key += KEYS) {
             barrier();
-            STAGE(0, KEYS, first_key, load_qkv, KEY_AT)
-            STAGE(KEYS, KEYS, first_key, load_qkv, VALUE_AT)
+            if (PREFETCH == 0) fetch_columns(first_key);
+            store_columns(first_key);
             barrier();
+            if (PREFETCH != 0) fetch_columns(first_key + KEYS);
             if (NEEDED(works && first_key <= first_query + SIDE - 1)) {
                 SUM_MATRIX s[COLUMN_TILES];
                 SUM_MATRIX highest = SUM_MATRIX(LOWEST);
@@ -53,18 +61,18 @@ void main() {
                         s[k] = multiply_transposed(queries, k * SIDE);
                         if (key + SIDE - 1 > first_query) {
                             float diagonal = float(first_query) - float(key);
-                            for (uint i = 0; i < s[k].length(); ++i) {
+                            [[unroll]] for (uint i = 0; i < s[k].length(); ++i) {
                                 s[k][i] = beyond[i] > diagonal ? LOWEST : s[k][i];
                             }
                         }
                     } else {
                         s[k] = SUM_MATRIX(LOWEST);
                     }
-                    for (uint i = 0; i < s[k].length(); ++i) highest[i] = max(highest[i], s[k][i]);
+                    [[unroll]] for (uint i = 0; i < s[k].length(); ++i) highest[i] = max(highest[i], s[k][i]);
                 }
                 highest = largest_of_rows(highest, tile);
                 SUM_MATRIX shrink;
-                for (uint i = 0; i < shrink.length(); ++i) {
+                [[unroll]] for (uint i = 0; i < shrink.length(); ++i) {
                     float now = max(largest[i], highest[i] * to_base_2);
                     shrink[i] = exp2(largest[i] - now);
                     largest[i] = now;
@@ -75,7 +83,7 @@ void main() {
                     uint key = first_key + k * SIDE;
                     if (NEEDED(key <= first_query + SIDE - 1)) {
                         SUM_MATRIX p;
-                        for (uint i = 0; i < p.length(); ++i) p[i] = exp2(s[k][i] * to_base_2 - largest[i]);
+                        [[unroll]] for (uint i = 0; i < p.length(); ++i) p[i] = exp2(s[k][i] * to_base_2 - largest[i]);
                         total = total + p;
                         if (DROPOUT != 0) p = p * dropout_tile(step, first_query, key, ROW_MAJOR, tile);
                         add_weighted(output_, to_left(p, tile), KEYS + k * SIDE);
@@ -86,10 +94,10 @@ void main() {
 
         total = sum_of_rows(total, tile);
         SUM_MATRIX inv_total;
-        for (uint i = 0; i < total.length(); ++i) inv_total[i] = 1.0 / total[i];
+        [[unroll]] for (uint i = 0; i < total.length(); ++i) inv_total[i] = 1.0 / total[i];
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) output_[c] = output_[c] * inv_total;
         STORE_ROWS(heads, heads_at, output_, first_query, block, tile)
-        for (uint i = 0; i < total.length(); ++i) total[i] = largest[i] + log_exact(total[i]) * LOG2_OF_E;
+        [[unroll]] for (uint i = 0; i < total.length(); ++i) total[i] = largest[i] + log_exact(total[i]) * LOG2_OF_E;
         store_sums(total, tile);
         for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {
             if (tile < ROW_TILES && first_query + row < push.context) {

@@ -31,6 +31,16 @@ void load_columns(uint first_query) {
     }
 }
 
+void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec4 high) {
+    if (second) {
+        low = LOAD_GRADIENT(heads_at(position), channel);
+        high = LOAD_GRADIENT(heads_at(position), channel + 4);
+    } else {
+        low = load_qkv(QUERY_AT(position), channel);
+        high = load_qkv(QUERY_AT(position), channel + 4);
+    }
+}
+
 void main() {
     uint block = gl_WorkGroupID.y * KEYS;
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
@@ -58,12 +68,14 @@ void main() {
             d_v[c] = SUM_MATRIX(0.0);
         }
 
+        if (PREFETCH != 0) fetch_columns(block / QUERIES * QUERIES);
         for (uint first_query = block / QUERIES * QUERIES; first_query < push.context; first_query += QUERIES) {
             barrier();
-            STAGE(0, QUERIES, first_query, load_qkv, QUERY_AT)
-            STAGE(QUERIES, QUERIES, first_query, LOAD_GRADIENT, heads_at)
+            if (PREFETCH == 0) fetch_columns(first_query);
+            store_columns(first_query);
             load_columns(first_query);
             barrier();
+            if (PREFETCH != 0) fetch_columns(first_query + QUERIES);
             if (NEEDED(works)) {
                 [[unroll]] for (uint q = 0; q < COLUMN_TILES; ++q) {
                     uint query = first_query + q * SIDE;
@@ -75,7 +87,7 @@ void main() {
                         coopMatLoad(delta_, column_delta, q * SIDE, 0, ROW_MAJOR);
                         if (DROPOUT != 0) factors = dropout_tile(step, query, first_key, COLUMN_MAJOR, tile);
                         float diagonal = float(first_key) - float(query);
-                        for (uint i = 0; i < s.length(); ++i) {
+                        [[unroll]] for (uint i = 0; i < s.length(); ++i) {
                             float factor = DROPOUT != 0 ? factors[i] : 1.0;
                             float p_i = beyond[i] < diagonal ? 0.0 : exp2(s[i] * to_base_2 - lse_[i]);
                             s[i] = bounded(p_i * (d_p[i] * factor - delta_[i]));

@@ -46,6 +46,12 @@ void find_lse(uint first_query, uint tile) {
     subgroupBarrier();
 }
 
+void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec4 high) {
+    uint at = second ? VALUE_AT(position) : KEY_AT(position);
+    low = load_qkv(at, channel);
+    high = load_qkv(at, channel + 4);
+}
+
 void main() {
     // The longest rows first: they take longest.
     uint block = (gl_NumWorkGroups.y - 1 - gl_WorkGroupID.y) * QUERIES;
@@ -76,12 +82,14 @@ void main() {
         SUM_MATRIX d_q[DEPTH];
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) d_q[c] = SUM_MATRIX(0.0);
 
+        if (PREFETCH != 0) fetch_columns(0);
         uint end = min(block + QUERIES, push.context);
         for (uint first_key = 0; first_key < end; first_key += KEYS) {
             barrier();
-            STAGE(0, KEYS, first_key, load_qkv, KEY_AT)
-            STAGE(KEYS, KEYS, first_key, load_qkv, VALUE_AT)
+            if (PREFETCH == 0) fetch_columns(first_key);
+            store_columns(first_key);
             barrier();
+            if (PREFETCH != 0) fetch_columns(first_key + KEYS);
             if (NEEDED(works)) {
                 [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
                     uint key = first_key + k * SIDE;
@@ -90,7 +98,7 @@ void main() {
                         SUM_MATRIX d_p = multiply_transposed(d_outputs, KEYS + k * SIDE);
                         if (DROPOUT != 0) d_p = d_p * dropout_tile(step, first_query, key, ROW_MAJOR, tile);
                         float diagonal = float(first_query) - float(key);
-                        for (uint i = 0; i < s.length(); ++i) {
+                        [[unroll]] for (uint i = 0; i < s.length(); ++i) {
                             float p = beyond[i] > diagonal ? 0.0 : exp2(s[i] * to_base_2 - row_lse[i]);
                             s[i] = bounded(p * (d_p[i] - row_delta[i]));
                         }

@@ -28,21 +28,30 @@ uint slot(uint column) {
     return column % 4 * ACROSS + column / 4;
 }
 
-// The fours of a tile of `rows` rows that this invocation moves.
-#define FOR_EACH_QUAD(rows, row, quad)                                                           \
-    for (uint n_ = gl_LocalInvocationIndex, row = n_ / QUADS, quad = n_ % QUADS; n_ < (rows) * QUADS; \
-         n_ += INVOCATIONS, row = n_ / QUADS, quad = n_ % QUADS)
+// Fills a tile with the channels of `rows` positions from `first` on, zeros past the last one; row r goes to
+// place(r). No branches, so that the loads overlap.
+#define FILL(tile, rows, place, first, load, at)                                                     \
+    [[unroll]] for (uint f_ = 0; f_ < ((rows) * QUADS + INVOCATIONS - 1) / INVOCATIONS; ++f_) {       \
+        uint n_ = f_ * INVOCATIONS + gl_LocalInvocationIndex;                                        \
+        uint row_ = n_ / QUADS;                                                                      \
+        uint quad_ = n_ % QUADS;                                                                     \
+        if ((rows) * QUADS % INVOCATIONS == 0 || row_ < (rows)) {                                    \
+            uint position_ = (first) + row_;                                                         \
+            vec4 x_ = load(at(min(position_, push.context - 1)), 4 * quad_);                         \
+            tile[place(row_) * PITCH + quad_] = position_ < push.context ? x_ : vec4(0.0);           \
+        }                                                                                            \
+    }
 
 // sum[i][j] += row i of left times column j of right, over all channels. Both are tiles in shared memory.
 #define ADD_PRODUCTS(sum, left, right)                                            \
     for (uint c_ = 0; c_ < QUADS; ++c_) {                                         \
         vec4 columns_[4];                                                         \
-        for (uint j_ = 0; j_ < 4; ++j_) {                                         \
+        [[unroll]] for (uint j_ = 0; j_ < 4; ++j_) {                                         \
             columns_[j_] = right[(j_ * ACROSS + across()) * PITCH + c_];          \
         }                                                                         \
-        for (uint i_ = 0; i_ < 4; ++i_) {                                         \
+        [[unroll]] for (uint i_ = 0; i_ < 4; ++i_) {                                         \
             vec4 row_ = left[(4 * down() + i_) * PITCH + c_];                     \
-            for (uint j_ = 0; j_ < 4; ++j_) sum[i_][j_] += dot(row_, columns_[j_]); \
+            [[unroll]] for (uint j_ = 0; j_ < 4; ++j_) sum[i_][j_] += dot(row_, columns_[j_]); \
         }                                                                         \
     }
 
@@ -51,13 +60,13 @@ uint slot(uint column) {
 #define ADD_WEIGHTED(sum, scores, tile, place)                                    \
     for (uint n_ = 0; n_ < ACROSS; ++n_) {                                        \
         vec4 weights_[4];                                                         \
-        for (uint i_ = 0; i_ < 4; ++i_) {                                         \
+        [[unroll]] for (uint i_ = 0; i_ < 4; ++i_) {                                         \
             weights_[i_] = scores[(4 * down() + i_) * SCORE_PITCH + n_];          \
         }                                                                         \
-        for (uint j_ = 0; j_ < 4; ++j_) {                                         \
-            for (uint v_ = 0; v_ < PARTS; ++v_) {                                 \
+        [[unroll]] for (uint j_ = 0; j_ < 4; ++j_) {                                         \
+            [[unroll]] for (uint v_ = 0; v_ < PARTS; ++v_) {                                 \
                 vec4 x_ = tile[place(4 * n_ + j_) * PITCH + across() + v_ * ACROSS]; \
-                for (uint i_ = 0; i_ < 4; ++i_) {                                 \
+                [[unroll]] for (uint i_ = 0; i_ < 4; ++i_) {                                 \
                     sum[i_ * PARTS + v_] += weights_[i_][j_] * x_;                \
                 }                                                                 \
             }                                                                     \

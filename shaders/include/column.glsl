@@ -3,3 +3,6 @@
 #include "flat.glsl"
 
 const uint COLUMN_LANES = 64;
+
+// Rows that an invocation reads before it adds them up, so that their ways from memory overlap.
+const uint AT_ONCE = 16;

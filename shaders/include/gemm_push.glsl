@@ -28,6 +28,11 @@ layout(push_constant) uniform Push {
 #ifdef FREE_BLOCKS
     uint block_terms; // terms of a block, where it is not the contract's
 #endif
+#ifdef SCALED_FACTORS
+    float a_scale; // powers of two: what A and B are multiplied by before they are rounded,
+    float b_scale;
+    float c_scale; // and what undoes it
+#endif
 } push;
 
 const uint CAUSAL_NONE = 0;

@@ -3,10 +3,10 @@
 //! The operating system holds the lock and frees it when the process ends, however it ends; the process
 //! id in the file is for people.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use super::storage::{Lock, Storage, holder_in};
 use crate::error::{Error, Result};
 
 /// The lock's name in a run's folder. The file stays when the run ends: were it removed, two later runs
@@ -26,31 +26,27 @@ impl RunLock {
     /// # Errors
     /// [`Error::Input`] with the other process's id if another run holds it; [`Error::Io`] if there can
     /// be no such file.
-    pub fn take(folder: &Path) -> Result<RunLock> {
+    pub fn take(storage: &dyn Storage, folder: &Path) -> Result<RunLock> {
         let path = folder.join(LOCK);
-        let cannot = || Error::io("cannot lock", &path);
-        // Not emptied on opening: until the lock is ours, the id in it is another's.
-        let mut options = OpenOptions::new();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot())?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(refused(folder, &mut file)),
-            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => tracing::warn!(
-                "this file system has no locks: see that no other run writes into {}",
-                folder.display()
-            ),
-            Err(TryLockError::Error(error)) => return Err(cannot()(error)),
+        let holder = format!("{}\n", std::process::id());
+        match storage.lock(&path, &holder).map_err(Error::io("cannot lock", &path))? {
+            Lock::Taken(file) => Ok(RunLock { file }),
+            Lock::Held(holder) => Err(refused(folder, &holder)),
+            Lock::Unsupported(file) => {
+                tracing::warn!(
+                    "this file system has no locks: see that no other run writes into {}",
+                    folder.display()
+                );
+                Ok(RunLock { file })
+            }
         }
-        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot())?;
-        Ok(RunLock { file })
     }
 
     /// Fails as [`RunLock::take`] does if another run holds the lock; takes and makes nothing.
     pub fn check(folder: &Path) -> Result<()> {
         let Ok(mut file) = File::open(folder.join(LOCK)) else { return Ok(()) };
         match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => Err(refused(folder, &mut file)),
+            Err(TryLockError::WouldBlock) => Err(refused(folder, &holder_in(&mut file))),
             _ => Ok(()),
         }
     }
@@ -63,10 +59,7 @@ impl Drop for RunLock {
     }
 }
 
-fn refused(folder: &Path, file: &mut File) -> Error {
-    let mut id = String::new();
-    // On Windows nobody else can read a locked file, and the id stays unknown.
-    let _ = file.read_to_string(&mut id);
+fn refused(folder: &Path, id: &str) -> Error {
     let who = match id.trim() {
         "" => "another process".to_owned(),
         id => format!("process {id}"),

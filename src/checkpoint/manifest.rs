@@ -83,9 +83,12 @@ impl Manifest {
         Ok(())
     }
 
-    /// Writes the manifest itself: from here on the folder is a whole checkpoint.
-    pub fn finish(self, storage: &dyn Storage, folder: &Path) -> Result<()> {
-        write_file(storage, &folder.join(MANIFEST), self.to_text().as_bytes())
+    /// Writes the manifest itself: from here on the folder is a whole checkpoint. Returns the manifest's hash
+    /// of itself, which no other checkpoint has.
+    pub fn finish(self, storage: &dyn Storage, folder: &Path) -> Result<String> {
+        let text = self.to_text();
+        write_file(storage, &folder.join(MANIFEST), text.as_bytes())?;
+        Ok(seal_of(&text).expect("it was just sealed").to_owned())
     }
 
     /// JSON whose last key is the hash of the text before it.
@@ -103,6 +106,17 @@ impl Manifest {
         }
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
+}
+
+/// The hash of itself that a manifest's text ends with.
+fn seal_of(text: &str) -> Option<&str> {
+    text.rsplit_once(SEAL)?.1.strip_suffix(END)
+}
+
+/// True if the manifest in a folder has this hash of itself. Whether it is right is not looked at.
+pub fn is_sealed(storage: &dyn Storage, folder: &Path, hash: &str) -> bool {
+    let text = storage.read(&folder.join(MANIFEST)).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    text.as_deref().and_then(seal_of) == Some(hash)
 }
 
 /// A model folder that is open for reading, with its manifest where it has one: folders that other

@@ -9,15 +9,18 @@ use super::atomic::{
     create_folder, remove_folder, replace_file_on, replaced_folder, retire_folder, sync_parent,
 };
 use super::lock::RunLock;
-use super::manifest::damaged;
+use super::manifest::{MANIFEST, damaged, is_sealed};
 use super::model_folder::CONFIG;
-use super::step_folder::Checkpoint;
+use super::step_folder::{Checkpoint, STATE};
 use super::storage::{Disk, Storage};
 use crate::config::{Preset, ResumeFrom, TrainConfig, TrainOptions};
 use crate::error::{Error, Result};
 
 /// Names the newest checkpoint.
 const LATEST: &str = "latest";
+/// Names the checkpoint whose save began last, with the hash of its manifest: if the save ended before
+/// `latest` named it, this tells its folder from one that another save left.
+const SAVING: &str = "saving";
 /// Names the checkpoint with the lowest validation loss.
 const BEST: &str = "best";
 
@@ -42,11 +45,20 @@ impl RunFolder {
     /// The folder for a new run: `--out`, which must not hold a run already, or else the first free
     /// of `checkpoints/CORPUS-MODEL`, `...-2`, `...-3`.
     pub fn for_new_run(config: &TrainConfig) -> Result<RunFolder> {
+        RunFolder::for_new_run_on(&(Arc::new(Disk) as _), config)
+    }
+
+    fn for_new_run_on(storage: &Arc<dyn Storage>, config: &TrainConfig) -> Result<RunFolder> {
         let Some(out) = &config.out else {
-            let mut names = default_folders(config.corpus.as_deref(), config.model);
-            return Ok(names.find(|run| !run.path.exists()).expect("numbers do not end"));
+            for path in default_paths(config.corpus.as_deref(), config.model) {
+                let run = RunFolder::on(storage.clone(), path);
+                if !run.exists(&run.path)? {
+                    return Ok(run);
+                }
+            }
+            unreachable!("numbers do not end");
         };
-        let run = RunFolder::at(out);
+        let run = RunFolder::on(storage.clone(), out);
         if out.exists() && !out.is_dir() {
             return Err(Error::Usage(format!("--out {} is a file: give another folder", out.display())));
         }
@@ -63,7 +75,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Usage`] if `--out` and the path are different folders: a run goes on where it is.
     pub fn to_resume(choice: &ResumeFrom, options: &TrainOptions) -> Result<RunFolder> {
-        let names = || default_folders(options.corpus.as_deref(), options.model.unwrap_or_default());
+        let mut names = default_paths(options.corpus.as_deref(), options.model.unwrap_or_default());
         let run = match (choice, &options.out) {
             (ResumeFrom::Path(path), _) if is_step_folder(path) => {
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -72,8 +84,8 @@ impl RunFolder {
             (ResumeFrom::Path(path), _) => RunFolder::at(path),
             (ResumeFrom::Auto, Some(out)) => RunFolder::at(out),
             (ResumeFrom::Auto, None) => {
-                let first = names().next().expect("numbers do not end");
-                newest_default(&first).unwrap_or(first)
+                let first = names.next().expect("numbers do not end");
+                RunFolder::at(newest_default(&first).unwrap_or(first))
             }
         };
         match &options.out {
@@ -99,7 +111,7 @@ impl RunFolder {
 
     /// Keeps other runs out. The folder must be there.
     pub fn lock(&self) -> Result<RunLock> {
-        RunLock::take(&self.path)
+        RunLock::take(self.storage(), &self.path)
     }
 
     /// Where the run's resolved configuration is.
@@ -120,16 +132,21 @@ impl RunFolder {
     /// Claims the folder of a new run, as [`RunFolder::for_new_run`] chooses it, and prepares it. Two runs
     /// that start together get two folders, or one of them an error.
     pub fn claim(config: &TrainConfig) -> Result<(RunFolder, RunLock)> {
+        RunFolder::claim_on(Arc::new(Disk), config)
+    }
+
+    /// [`RunFolder::claim`], on any storage.
+    pub fn claim_on(storage: Arc<dyn Storage>, config: &TrainConfig) -> Result<(RunFolder, RunLock)> {
         // What cannot be written down is said before there is a folder.
         config.to_toml()?;
         loop {
-            let run = RunFolder::for_new_run(config)?;
+            let run = RunFolder::for_new_run_on(&storage, config)?;
             if config.out.is_none() {
                 let parent = run.path.parent().unwrap_or(Path::new("."));
                 create_folder(run.storage(), parent).map_err(|error| run.unwritable(&error))?;
-                match std::fs::create_dir(&run.path) {
+                match storage.create_new_folder(&run.path) {
                     // Another run was faster: the next number is free.
-                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                     Err(error) => return Err(run.unwritable(&Error::io("cannot create", &run.path)(error))),
                     Ok(()) => sync_parent(run.storage(), &run.path)?,
                 }
@@ -145,7 +162,7 @@ impl RunFolder {
     }
 
     fn holds_run(&self) -> Result<bool> {
-        Ok(!self.steps()?.is_empty() || self.config_file().exists())
+        Ok(!self.steps()?.is_empty() || self.exists(&self.config_file())?)
     }
 
     fn already_holds_run(&self) -> Error {
@@ -166,6 +183,7 @@ impl RunFolder {
             None => self.lock()?,
         };
         self.clear_leftovers()?;
+        self.finish_save()?;
         replace_file_on(storage, &self.config_file(), text.as_bytes())
             .map_err(|error| self.unwritable(&error))?;
         Ok(lock)
@@ -184,6 +202,18 @@ impl RunFolder {
             }
         }
         Ok(())
+    }
+
+    /// Points `latest` at what was saved last, if the save ended before it did. The lock must be held.
+    pub fn finish_save(&self) -> Result<()> {
+        match self.arrived()? {
+            Some(step) if self.pointed(LATEST)? != Some(step) => {
+                // What is damaged is passed over, here as on going on.
+                let is_whole = Checkpoint::load_from(self.storage(), &self.step_folder(step)).is_ok();
+                if is_whole { self.point(LATEST, step) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
     }
 
     fn unwritable(&self, reason: &Error) -> Error {
@@ -212,7 +242,9 @@ impl RunFolder {
 
     fn write_checkpoint(&self, checkpoint: &Checkpoint, keep_last: usize) -> Result<()> {
         let step = checkpoint.state.step;
-        checkpoint.save_on(self.storage(), &self.step_folder(step))?;
+        checkpoint.save_announced(self.storage(), &self.step_folder(step), |hash| {
+            self.replace(SAVING, &format!("{} {hash}\n", step_name(step)))
+        })?;
         self.point(LATEST, step)?;
         // Not only when it is this one: a run resumed from an early checkpoint leaves a pointer behind that
         // belongs to the steps it gave up.
@@ -226,15 +258,32 @@ impl RunFolder {
     }
 
     fn point(&self, pointer: &str, step: u64) -> Result<()> {
-        let name = format!("{}\n", step_name(step));
-        replace_file_on(self.storage(), &self.path.join(pointer), name.as_bytes())
+        self.replace(pointer, &format!("{}\n", step_name(step)))
+    }
+
+    fn replace(&self, name: &str, text: &str) -> Result<()> {
+        replace_file_on(self.storage(), &self.path.join(name), text.as_bytes())
     }
 
     /// The step that `latest` or `best` names; `None` if there is no such file or no step in it.
     fn pointed(&self, pointer: &str) -> Result<Option<u64>> {
-        let path = self.path.join(pointer);
+        Ok(self.text(pointer)?.and_then(|name| parse_step(name.trim())))
+    }
+
+    /// The step whose save began last, if its folder has got its place.
+    fn arrived(&self) -> Result<Option<u64>> {
+        let text = self.text(SAVING)?;
+        let named = text.as_deref().and_then(|text| text.trim().split_once(' '));
+        let saving = named.and_then(|(name, hash)| Some((parse_step(name)?, hash)));
+        let arrived = |(step, hash)| is_sealed(self.storage(), &self.step_folder(step), hash).then_some(step);
+        Ok(saving.and_then(arrived))
+    }
+
+    /// A small file of the folder; `None` if it is not there or no text.
+    fn text(&self, name: &str) -> Result<Option<String>> {
+        let path = self.path.join(name);
         match self.storage.read(&path) {
-            Ok(bytes) => Ok(std::str::from_utf8(&bytes).ok().and_then(|name| parse_step(name.trim()))),
+            Ok(bytes) => Ok(String::from_utf8(bytes).ok()),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(Error::io("cannot read", path)(error)),
         }
@@ -300,9 +349,13 @@ impl RunFolder {
             }
         }
         let candidates = self.candidates()?;
-        for folder in &candidates {
+        for (index, (step, folder)) in candidates.iter().enumerate() {
             match Checkpoint::load_from(self.storage(), folder) {
-                Ok(checkpoint) => return Ok(Some((folder.clone(), checkpoint))),
+                Ok(checkpoint) => {
+                    let untried = candidates[index + 1..].iter().filter(|(other, _)| other > step);
+                    untried.for_each(|(_, left)| say_left_behind(left));
+                    return Ok(Some((folder.clone(), checkpoint)));
+                }
                 Err(error) => tracing::warn!("passing over {}: {error}", folder.display()),
             }
         }
@@ -317,10 +370,10 @@ impl RunFolder {
         }
     }
 
-    /// Every folder that may hold a checkpoint to go on from, the one to try first in front: newest
-    /// first, but what lies past `latest` at the end. It was left there by a run that has since been
-    /// resumed from an earlier step, or by a save that did not get as far as `latest`.
-    fn candidates(&self) -> Result<Vec<PathBuf>> {
+    /// Every folder that may hold a checkpoint to go on from, with its step, the one to try first in front:
+    /// what was saved last, then the newest first, but what lies past `latest` at the end. It was left there
+    /// by a run that has since gone on from an earlier step.
+    fn candidates(&self) -> Result<Vec<(u64, PathBuf)>> {
         let names = self.names()?;
         let there = |step: u64| names.iter().any(|name| *name == step_name(step));
         // A crash while one folder took another's name can leave the older one alone, under its hidden name.
@@ -329,20 +382,34 @@ impl RunFolder {
             replaced.map(|step| (step, replaced_folder(&self.step_folder(step)))).collect();
         folders.extend(self.steps()?.into_iter().map(|step| (step, self.step_folder(step))));
         let latest = self.pointed(LATEST)?.filter(|&latest| folders.iter().any(|(step, _)| *step == latest));
-        folders.sort_by_key(|&(step, _)| (latest.is_some_and(|latest| step > latest), Reverse(step)));
-        Ok(folders.into_iter().map(|(_, folder)| folder).collect())
+        let arrived = self.arrived()?;
+        folders.sort_by_key(|&(step, _)| {
+            let is_past = latest.is_some_and(|latest| step > latest);
+            (arrived != Some(step), is_past, Reverse(step))
+        });
+        Ok(folders)
     }
+}
+
+fn say_left_behind(folder: &Path) {
+    let folder = folder.display();
+    tracing::warn!(
+        "passing over {folder}: the run has since gone on from an earlier step, and `latest` names what it \
+         saved then; --resume {folder} takes this one all the same"
+    );
 }
 
 /// The model folder that `--checkpoint` or `--init-from` means: the folder itself, or the latest
 /// checkpoint of a run folder.
 pub fn find_model_folder(flag: &str, path: &Path) -> Result<PathBuf> {
     if path.join(CONFIG).is_file() {
+        warn_if_unsealed(path);
         return Ok(path.to_owned());
     }
     let run = RunFolder::at(path);
     let newest = run.steps()?.first().map(|&step| run.step_folder(step));
-    run.latest().or(newest).ok_or_else(|| {
+    let found = run.latest().or(newest).inspect(|folder| warn_if_unsealed(folder));
+    found.ok_or_else(|| {
         let reason = if path.is_dir() {
             "has neither a config.json nor a checkpoint in it"
         } else {
@@ -355,28 +422,38 @@ pub fn find_model_folder(flag: &str, path: &Path) -> Result<PathBuf> {
     })
 }
 
+/// A folder from elsewhere has no manifest; one of hlx's own must have lost it.
+fn warn_if_unsealed(folder: &Path) {
+    if folder.join(STATE).exists() && !folder.join(MANIFEST).exists() {
+        tracing::warn!(
+            "{} has lost its {MANIFEST}: whether its files are whole cannot be told",
+            folder.display()
+        );
+    }
+}
+
 /// `checkpoints/CORPUS-MODEL`, then the same with 2, 3, ... behind it.
-fn default_folders(corpus: Option<&Path>, model: Preset) -> impl Iterator<Item = RunFolder> {
+fn default_paths(corpus: Option<&Path>, model: Preset) -> impl Iterator<Item = PathBuf> {
     let corpus = corpus.and_then(Path::file_stem);
     let corpus = corpus.map_or("hlx".into(), |stem| stem.to_string_lossy().into_owned());
     let name = format!("{corpus}-{model}");
     (1u64..).map(move |number| {
         let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
-        RunFolder::at(Path::new("checkpoints").join(name))
+        Path::new("checkpoints").join(name)
     })
 }
 
 /// The folder with the highest number behind the name of `first`, if any is there.
-fn newest_default(first: &RunFolder) -> Option<RunFolder> {
-    let stem = first.path.file_name()?.to_str()?;
+fn newest_default(first: &Path) -> Option<PathBuf> {
+    let stem = first.file_name()?.to_str()?;
     let number = |name: &str| match name.strip_prefix(stem)? {
         "" => Some(1),
         rest => rest.strip_prefix('-')?.parse::<u64>().ok().filter(|&number| number > 1),
     };
-    let entries = std::fs::read_dir(first.path.parent()?).ok()?;
+    let entries = std::fs::read_dir(first.parent()?).ok()?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let newest = names.filter_map(|name| Some((number(&name)?, name))).max()?;
-    Some(RunFolder::at(first.path.with_file_name(newest.1)))
+    Some(first.with_file_name(newest.1))
 }
 
 fn step_name(step: u64) -> String {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::model::parameters::{ModelState, parameter_specs};
 
 const OPTIMIZER: &str = "optimizer.safetensors";
-const STATE: &str = "state.json";
+pub const STATE: &str = "state.json";
 
 /// The layout of a step folder; raised when an older hlx could not read it.
 pub const FORMAT_VERSION: u32 = 1;
@@ -58,6 +58,14 @@ pub struct RunState {
     pub digest: String,
     /// [`crate::config::TrainConfig::training_hash`] of the run.
     pub training_hash: String,
+    /// The step from which on the run has had this `training_hash` and `kernels_hash`: 0, or where it was
+    /// resumed with others.
+    #[serde(default)]
+    pub unbroken_since: u64,
+    /// [`crate::train::digest::digest`] of the state that the run started from, if that was the weights of
+    /// `--init-from`.
+    #[serde(default)]
+    pub init_digest: Option<String>,
     /// BLAKE3 of the training tokens.
     pub corpus_hash: String,
     /// Loss of the last step, in nats per token.
@@ -96,10 +104,22 @@ impl Checkpoint {
 
     /// [`Checkpoint::save`], on any storage.
     pub fn save_on(&self, storage: &dyn Storage, folder: &Path) -> Result<()> {
+        self.save_announced(storage, folder, |_| Ok(()))
+    }
+
+    /// [`Checkpoint::save_on`], where `announce` gets the manifest's hash when everything is written but has
+    /// not got its place yet.
+    pub fn save_announced(
+        &self,
+        storage: &dyn Storage,
+        folder: &Path,
+        announce: impl FnOnce(&str) -> Result<()>,
+    ) -> Result<()> {
         let temporary = unfinished_folder(folder);
         remove_folder(storage, &temporary)?;
         let written = (storage.create_folder(&temporary).map_err(Error::io("cannot create", &temporary)))
             .and_then(|()| self.write_files(storage, &temporary))
+            .and_then(|hash| announce(&hash))
             .and_then(|()| publish_folder(storage, &temporary, folder));
         if written.is_err() {
             // The first error is the one to report: a full disk often fails here too.
@@ -108,7 +128,7 @@ impl Checkpoint {
         written
     }
 
-    fn write_files(&self, storage: &dyn Storage, folder: &Path) -> Result<()> {
+    fn write_files(&self, storage: &dyn Storage, folder: &Path) -> Result<String> {
         let config = &self.model.config;
         let mut manifest = Manifest::default();
         let mut write = |name, bytes: &[u8]| manifest.write_file(storage, folder, name, bytes);

@@ -4,14 +4,21 @@
 //! place that fails at a chosen call, or that loses what was not synced.
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 
 /// The operations on files and folders.
 pub trait Storage: Debug + Send + Sync {
     /// Makes a folder and those it lies in; no error if it is there.
     fn create_folder(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes a folder; an error if it is there.
+    fn create_new_folder(&self, path: &Path) -> io::Result<()>;
+
+    /// Takes the operating system's lock on a file, which is made if it is not there, and writes into it who
+    /// holds the lock.
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Lock>;
 
     /// Opens a new file for writing; an older one of that name loses its content.
     fn create(&self, path: &Path) -> io::Result<Box<dyn StoredFile>>;
@@ -45,6 +52,16 @@ pub trait StoredFile: Write + Debug + Send {
     fn sync(&mut self) -> io::Result<()>;
 }
 
+/// What came of trying to lock a file. The lock is held until the file is closed.
+#[derive(Debug)]
+pub enum Lock {
+    Taken(File),
+    /// Another process has it; the text is what that one wrote, empty where it cannot be read.
+    Held(String),
+    /// The file system knows no locks.
+    Unsupported(File),
+}
+
 /// The operating system's own.
 #[derive(Clone, Copy, Debug)]
 pub struct Disk;
@@ -52,6 +69,25 @@ pub struct Disk;
 impl Storage for Disk {
     fn create_folder(&self, path: &Path) -> io::Result<()> {
         fs::create_dir_all(path)
+    }
+
+    fn create_new_folder(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Lock> {
+        // Not emptied on opening: until the lock is taken, what is in the file is another's.
+        let mut options = OpenOptions::new();
+        let mut file = options.read(true).write(true).create(true).truncate(false).open(path)?;
+        let taken = match file.try_lock() {
+            Ok(()) => Lock::Taken,
+            Err(TryLockError::WouldBlock) => return Ok(Lock::Held(holder_in(&mut file))),
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Lock::Unsupported,
+            Err(TryLockError::Error(error)) => return Err(error),
+        };
+        file.set_len(0)?;
+        file.write_all(holder.as_bytes())?;
+        Ok(taken(file))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StoredFile>> {
@@ -94,6 +130,14 @@ impl Storage for Disk {
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
+}
+
+/// What the holder of a lock wrote into its file. On Windows nobody else can read a locked file, and it stays
+/// unknown.
+pub fn holder_in(file: &mut File) -> String {
+    let mut holder = String::new();
+    let _ = file.read_to_string(&mut holder);
+    holder
 }
 
 impl StoredFile for File {

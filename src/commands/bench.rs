@@ -1,4 +1,4 @@
-//! `hlx bench`: whole training steps, and the kernels they are made of, beside what the device can do at best.
+//! `hlx bench`: whole training steps and their kernels, beside what the device can do at best.
 
 use serde_json::{Value, json};
 
@@ -66,21 +66,20 @@ fn questions(args: &BenchArgs, backend: &Backend, precisions: &[Precision]) -> R
     };
     let mut questions = Vec::new();
     for question in models.iter().flat_map(|model| precisions.iter().map(move |p| question(model, p))) {
-        match question.check(backend) {
-            Err(Error::Usage(reason)) if args.model.is_empty() && args.batch_size.is_none() => {
+        question.shape(backend)?;
+        match question.check_fit(backend) {
+            Ok(()) => questions.push(question),
+            Err(Error::Usage(reason)) if args.model.is_empty() => {
                 say(format_args!("{} left out: {reason}", question.model));
             }
-            other => {
-                other?;
-                questions.push(question);
-            }
+            Err(other) => return Err(other),
         }
     }
     Ok(questions)
 }
 
-const HEADER: &str = "model    precision  batch  context   vocab     step ms   tokens/s    GFLOP/s  of peak    \
-                      busy      memory\n";
+const HEADER: &str = "model    precision  batch  context   vocab     step ms   tokens/s    \
+                      GFLOP/s  of peak    busy      memory\n";
 
 fn row(question: &StepsQuestion, m: &StepsMeasured, peak: Option<f64>) -> String {
     format!(

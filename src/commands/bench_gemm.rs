@@ -82,8 +82,17 @@ fn measure(backend: &Backend, product: Product) -> Result<Measured> {
 
 fn header() -> String {
     format!(
-        "{:<9} {:>6} {:>6} {:>6}  {:<6} {:>10} {:>10} {:>19} {:>15}\n",
-        "precision", "m", "k", "n", "layout", "ms", "GFLOP/s", "max relative error", "Frobenius error"
+        "{:<9} {:>6} {:>6} {:>6}  {:<6} {:>10} {:>10} {:>11} {:>19} {:>15}\n",
+        "precision",
+        "m",
+        "k",
+        "n",
+        "layout",
+        "ms",
+        "GFLOP/s",
+        "packing ms",
+        "max relative error",
+        "Frobenius error"
     )
 }
 
@@ -95,11 +104,12 @@ impl Measured {
     fn line(&self) -> String {
         let [m, k, n] = self.product.sizes;
         format!(
-            "{:<9} {m:>6} {k:>6} {n:>6}  {:<6} {:>10.4} {:>10.1} {:>19.2e} {:>15.2e}\n",
+            "{:<9} {m:>6} {k:>6} {n:>6}  {:<6} {:>10.4} {:>10.1} {:>11} {:>19.2e} {:>15.2e}\n",
             self.product.precision.name(),
             self.product.layout.name(),
             self.time.ms,
             self.gflops(),
+            self.time.packing_ms.map_or("-".into(), |ms| format!("{ms:.4}")),
             self.error.max_relative,
             self.error.frobenius,
         )
@@ -116,6 +126,7 @@ impl Measured {
             "n": n,
             "ms": self.time.ms,
             "fastest_ms": self.time.fastest_ms,
+            "packing_ms": self.time.packing_ms,
             "batches": self.time.batches,
             "products_per_batch": self.time.calls,
             "operand_sets": self.time.sets,

@@ -45,7 +45,13 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let chosen = Backend::open(&config.device, config.precision)?;
     let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
     say(format_args!("training on {} ({}){why}", chosen.backend.name(), chosen.backend.driver()));
-    let session = load(&chosen.backend, config, &model)?;
+    let mut backend = chosen.backend;
+    let first = load(&backend, config, &model);
+    let mut reopen = || {
+        backend = Backend::open(&config.device, config.precision)?.backend;
+        load(&backend, config, &model)
+    };
+    let session = recover::load(first, &mut reopen)?;
     let start = origin.start(&model, config.seed);
     let (folder, _lock) = match &origin.folder {
         Some(folder) => (folder.clone(), folder.prepare(config, lock)?),
@@ -55,11 +61,6 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 
     let resumed = origin.resumed.as_ref().map(|checkpoint| &checkpoint.state);
     let setup = Setup { config, data: &data, folder: &folder, interrupt: &interrupt, start: &start, resumed };
-    let mut backend = chosen.backend;
-    let reopen = || {
-        backend = Backend::open(&config.device, config.precision)?.backend;
-        load(&backend, config, &model)
-    };
     let outcome = recover::train(setup, session, reopen)?;
     report(args.json, &backend, &model, &data.tokenizer, &folder, outcome, start.step, started, &interrupt)
 }
@@ -122,6 +123,7 @@ impl Origin {
             say(format_args!("there is nothing to resume in {there}: starting a new run there"));
             return Ok(Origin { folder: Some(folder), lock, ..Origin::new(given)? });
         };
+        folder.finish_save()?;
         let saved = match folder.config_file() {
             file if file.exists() => TrainOptions::load("--resume", &file)?,
             _ => TrainOptions::default(),

@@ -12,7 +12,8 @@ use crate::cli::VerifyArgs;
 use crate::config::{TrainConfig, TrainOptions};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::model::parameters::ParameterSpec;
+use crate::kernels::kernels_hash;
+use crate::model::parameters::{ParameterSpec, parameter_specs};
 use crate::report::say;
 use crate::train::digest::{digest, tensor_name};
 use crate::train::init::{initial_parameters, initial_state};
@@ -32,14 +33,15 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
             data.name
         )));
     }
-    let initial = initial(&config, &data)?;
+    let (initial, links) = start(&folder, &checkpoint, &config, &data)?;
     let backend = Backend::open(&args.device, config.precision)?.backend;
     let mut trainer = trainer(&backend, &config, &data, &initial)?;
     let steps = checkpoint.state.step;
-    say(format_args!("training {steps} steps again on {}", backend.name()));
+    let again = steps - initial.step;
+    say(format_args!("training {again} steps again on {}, from step {}", backend.name(), initial.step));
     let specs = trainer.session.train.model.arena.specs.clone();
     trainer.restart()?;
-    let (mut chain, mut broken) = (Chain::default(), None);
+    let (mut chain, mut broken) = (Chain { links }, None);
     while trainer.session.step() < steps && broken.is_none() {
         let record = trainer.step()?;
         let due = checkpoint.state.chain.iter().find(|link| link.step == record.state.step);
@@ -50,7 +52,10 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
     let state = trainer.session.state()?;
     let digest = digest(&specs, &state);
     let difference = if broken.is_none() { first_difference(&checkpoint, &state, &specs) } else { None };
-    report(args, &folder, &backend, &Findings { steps, digest, broken, difference })
+    let since = initial.step;
+    let other_kernels =
+        (checkpoint.state.kernels_hash != kernels_hash()).then_some(checkpoint.state.hlx_version);
+    report(args, &folder, &backend, &Findings { since, steps, digest, broken, difference, other_kernels })
 }
 
 /// The run's configuration, and what the flags say about where things are.
@@ -69,21 +74,54 @@ fn configuration(args: &VerifyArgs, folder: &Path, checkpoint: &Checkpoint) -> R
     Ok(config)
 }
 
-fn initial(config: &TrainConfig, data: &Dataset) -> Result<TrainState> {
+/// The state that the checkpoint's configuration holds from, and the links of the chain up to there: the
+/// start of the run, or the checkpoint that it went on from when its options changed.
+fn start(
+    folder: &Path,
+    checkpoint: &Checkpoint,
+    config: &TrainConfig,
+    data: &Dataset,
+) -> Result<(TrainState, Vec<Link>)> {
+    let since = checkpoint.state.unbroken_since;
+    if since > 0 {
+        let earlier = RunFolder::at(folder.parent().unwrap_or(Path::new(""))).step_folder(since);
+        let earlier = Checkpoint::load(&earlier).map_err(|error| {
+            Error::Input(format!(
+                "{} went on from step {since} with other options, and cannot be retraced without the \
+                 checkpoint of that step: {error}",
+                folder.display()
+            ))
+        })?;
+        return Ok((TrainState::of(&earlier), earlier.state.chain));
+    }
+    let model = config.model_config(data.tokenizer.vocab_size());
     let Some(path) = &config.init_from else {
-        let model = config.model_config(data.tokenizer.vocab_size());
-        return Ok(initial_state(initial_parameters(&model, config.seed)));
+        return Ok((initial_state(initial_parameters(&model, config.seed)), vec![]));
     };
-    Ok(initial_state(read_model(&find_model_folder("--init-from", path)?)?.tensors))
+    let initial = initial_state(read_model(&find_model_folder("--init-from", path)?)?.tensors);
+    match &checkpoint.state.init_digest {
+        Some(expected) if digest(&parameter_specs(&model), &initial) != *expected => {
+            Err(Error::Input(format!(
+                "{} has other weights than when this run started from it: put those back, for the checkpoint \
+                 cannot be retraced from these",
+                path.display()
+            )))
+        }
+        _ => Ok((initial, vec![])),
+    }
 }
 
 /// What retraining found.
 struct Findings {
+    /// Where the retraining began.
+    since: u64,
     steps: u64,
     digest: String,
     /// The first link of the chain that came out otherwise.
     broken: Option<Link>,
     difference: Option<Difference>,
+    /// The version of hlx that the checkpoint is from, if its kernels were others.
+    other_kernels: Option<String>,
 }
 
 impl Findings {
@@ -129,13 +167,20 @@ fn report(args: &VerifyArgs, folder: &Path, backend: &Backend, found: &Findings)
         print_if_read(&format!("{json}\n"))?;
     }
     if let Some(reason) = reason {
-        return Err(Error::Mismatch(format!("{folder} is not what its configuration gives: {reason}")));
+        let why = found.other_kernels.as_ref().map_or(String::new(), |version| {
+            format!("; it was trained by hlx {version} with other kernels, which may be why")
+        });
+        return Err(Error::Mismatch(format!("{folder} is not what its configuration gives: {reason}{why}")));
     }
     if args.json {
         return Ok(());
     }
+    let from = match found.since {
+        0 => String::new(),
+        step => format!(" from step {step} on, where its options changed"),
+    };
     print_if_read(&format!(
-        "{folder} is what its configuration gives after {} steps on {}: digest {}\n",
+        "{folder} is what its configuration gives after {} steps on {}{from}: digest {}\n",
         found.steps,
         backend.name(),
         found.digest

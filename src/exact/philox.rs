@@ -4,6 +4,8 @@
 //! Salmon, Moraes, Dror and Shaw, Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
 //! Twin of `shaders/include/philox.glsl`.
 
+use rayon::prelude::*;
+
 const MULTIPLIER_0: u32 = 0xd251_1f53;
 const MULTIPLIER_1: u32 = 0xcd9e_8d57;
 const WEYL_0: u32 = 0x9e37_79b9; // the golden ratio
@@ -79,12 +81,15 @@ pub fn normal_block(seed: u64, purpose: u32, step: u64, block: u32) -> [f64; 4] 
 /// Fills `out` with the first numbers of a normal stream of mean 0 and standard deviation `std_dev`, each
 /// rounded to f32 once.
 pub fn fill_normal(out: &mut [f32], std_dev: f64, seed: u64, purpose: u32, step: u64) {
-    for (block, out) in out.chunks_mut(4).enumerate() {
-        let numbers = normal_block(seed, purpose, step, block as u32);
-        for (out, number) in out.iter_mut().zip(numbers) {
-            *out = (number * std_dev) as f32;
+    const TASK_BLOCKS: usize = 1024;
+    out.par_chunks_mut(4 * TASK_BLOCKS).enumerate().for_each(|(task, out)| {
+        for (block, out) in (task * TASK_BLOCKS..).zip(out.chunks_mut(4)) {
+            let numbers = normal_block(seed, purpose, step, block as u32);
+            for (out, number) in out.iter_mut().zip(numbers) {
+                *out = (number * std_dev) as f32;
+            }
         }
-    }
+    });
 }
 
 /// An element is dropped with probability `p` (0 <= p < 1) if its word is below this: round(p * 2^32).

@@ -26,6 +26,10 @@ pub struct AdamW {
 /// Words of the schedule buffer: step_size, inv_sqrt_correction2, decay.
 pub const SCHEDULE_WORDS: usize = 3;
 
+/// The largest sum of a gradient's squares that can be worked with: the square of a norm of 2^50, where the
+/// functions' domains end.
+pub const LARGEST_SUM_OF_SQUARES: f32 = f32::from_bits(0x7180_0000);
+
 /// What `spoiled` holds after an update that went well.
 pub const NONE_SPOILED: u32 = u32::MAX;
 
@@ -47,8 +51,9 @@ pub fn schedule_words(
 }
 
 /// The step's mean loss, gradient norm and sum of squares into results `[3]`, the clip factor into factor
-/// `[1]`. max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch. If the loss or the
-/// sum of squares is not finite, the factor stops the update. `spoiled` `[1]` is made ready for it.
+/// `[1]`. max_norm 0 turns clipping off; inv_count is 1 / positions in the whole batch. If the loss is not
+/// finite or the sum of squares above [`LARGEST_SUM_OF_SQUARES`], the factor stops the update. `spoiled`
+/// `[1]` is made ready for it.
 pub fn clip_factor(
     r: &mut Recorder,
     max_norm: f32,
@@ -108,8 +113,8 @@ pub fn clip(a: clip::Args) {
     let norm = sqrt(a.sum_of_squares[0]);
     let clip = snap(a.push.max_norm * recip(norm + 1e-6));
     let clips = a.push.max_norm > 0.0 && clip < 1.0;
-    let finite = a.sum_of_squares[0].is_finite() && a.loss_sum[0].is_finite();
-    a.factor[0] = if !finite {
+    let sound = a.sum_of_squares[0] <= LARGEST_SUM_OF_SQUARES && a.loss_sum[0].is_finite();
+    a.factor[0] = if !sound {
         -1.0
     } else if clips {
         clip

@@ -6,6 +6,7 @@
 
 use super::dropout::Dropout;
 use super::exact_probe::{FUNCTIONS, probe, sample};
+use super::gemm::fast::FastTile;
 use super::gemm::{Gemm, Matrix, Pass, Split, Tiling};
 use super::layernorm::LayerNorm;
 use super::softmax::AttentionShape;
@@ -262,14 +263,14 @@ impl Cases {
         const WIDE: [usize; 3] = [68, 260, 72];
         const NARROW: [usize; 3] = [13, 31, 67];
         let fast = self.recorder.traits.fast_shared_memory;
-        let small = if fast { Tiling::tile_of(1, 1) } else { Tiling::Alone };
+        let small = if fast { Tiling::Shared(FastTile::small(32, 32)) } else { Tiling::Alone };
         self.product(Pass::Forward, WIDE, [false, false], small);
         self.product(Pass::Forward, WIDE, [false, true], small);
         self.product(Pass::Backward, WIDE, [false, true], small);
         self.product(Pass::Backward, WIDE, [true, false], small);
         self.product(Pass::Forward, NARROW, [false, false], small);
         if fast {
-            let large = Tiling::Shared { row_quads: 2, column_quads: 2, totals_in_result: true };
+            let large = Tiling::Shared(FastTile::large(128, 128));
             self.product(Pass::Forward, WIDE, [false, false], large);
             self.product(Pass::Backward, WIDE, [true, false], large);
         }

@@ -27,6 +27,8 @@ pub struct FusedAttention {
     kernels: Kernels,
     /// How each part's kernel cuts a head's scores, in the order of [`PARTS`].
     blocks: [Blocks; 3],
+    /// Whether each part's kernel fetches a block while it works on the one before.
+    prefetch: [bool; 3],
 }
 
 /// What the forward pass reads and writes.
@@ -217,21 +219,26 @@ impl FusedAttention {
             blocks.filter(|blocks| bytes(blocks) <= traits.shared_memory_bytes).next()
         };
         let [Some(forward), Some(queries), Some(keys)] = PARTS.map(best) else { return None };
-        Some(FusedAttention { shape, dropout, kernels, blocks: [forward, queries, keys] })
+        Some(FusedAttention { shape, dropout, kernels, blocks: [forward, queries, keys], prefetch: [true; 3] })
     }
 
-    /// The same with each choice of blocks for a part that fits the device, itself among them: to be timed.
+    /// The same with each choice of blocks and prefetching for a part that fits the device, itself among them: to be timed.
     pub fn variants(&self, part: Part, traits: &Traits) -> Vec<FusedAttention> {
         let with = |&(owned, other): &(usize, usize)| {
-            let mut variant = *self;
-            variant.blocks[part as usize] = part.blocks(owned, other);
-            variant
+            [true, false].map(|prefetch| {
+                let mut variant = *self;
+                variant.blocks[part as usize] = part.blocks(owned, other);
+                variant.prefetch[part as usize] = prefetch;
+                variant
+            })
         };
+        // Only the kernels on matrix units can choose.
+        let differs = |variant: &FusedAttention| self.kernels != Kernels::F32 || variant.prefetch[part as usize];
         let bytes = |variant: &FusedAttention| {
             self.kernels.shared_bytes(part, variant.blocks[part as usize], self.shape.d_head)
         };
         let fits = |variant: &FusedAttention| bytes(variant) <= traits.shared_memory_bytes;
-        self.kernels.blocks().iter().map(with).filter(fits).collect()
+        self.kernels.blocks().iter().flat_map(with).filter(fits).filter(differs).collect()
     }
 
     /// Scores in a block of a part.
@@ -291,6 +298,7 @@ impl FusedAttention {
                 Kernels::Matrix(units) => units.side,
             },
             invocations,
+            prefetch: self.prefetch[part as usize].into(),
         };
         let owned = part.owned_and_other(blocks).0;
         Dispatch {

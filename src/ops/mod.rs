@@ -14,64 +14,14 @@ pub mod gelu;
 pub mod gemm;
 pub mod grid;
 pub mod layernorm;
+pub mod pack;
+mod recorder;
 pub mod reduce;
 pub mod residual;
 pub mod rows;
 pub mod softmax;
 
-use crate::ops::gemm::{Gemm, Split};
-use crate::recording::{BufferId, Dispatch, Program, RecordingId, Traits, View, align_words};
-
-/// Words that the partial sums of products rotate through, so that neighbours do not wait for each other.
-const PARTIAL_WORDS: usize = 1 << 24;
-
-/// Collects dispatches in the order they are to take effect.
-pub struct Recorder {
-    /// What may be known of the device.
-    pub traits: Traits,
-    /// What was recorded so far.
-    pub dispatches: Vec<Dispatch>,
-    /// The buffer for partial sums of products, where the next ones go, and how long it must be.
-    partials: Option<BufferId>,
-    next_partial: usize,
-    partial_words: usize,
-}
-
-impl Recorder {
-    /// An empty recorder. Without a buffer for partial sums, no product is split.
-    pub fn new(traits: Traits, partials: Option<BufferId>) -> Recorder {
-        Recorder { traits, dispatches: Vec::new(), partials, next_partial: 0, partial_words: 0 }
-    }
-
-    /// Adds a matrix product, in two dispatches where that keeps the device busier.
-    pub fn multiply(&mut self, gemm: &Gemm) {
-        let split = self.partials.and_then(|buffer| Some((buffer, Split::new(gemm, &self.traits)?)));
-        let Some((buffer, split)) = split else {
-            return self.add(gemm.record(&self.traits));
-        };
-        let words = split.partial_words();
-        if self.next_partial + words > PARTIAL_WORDS {
-            self.next_partial = 0;
-        }
-        let partials = View { buffer, offset: self.next_partial, words };
-        self.next_partial += align_words(words);
-        self.partial_words = self.partial_words.max(self.next_partial);
-        self.dispatches.extend(split.record(None, partials));
-    }
-
-    /// Adds what was recorded to a program.
-    pub fn finish(self, program: &mut Program, name: &str) -> RecordingId {
-        if let Some(partials) = self.partials {
-            program.lengthen(partials, self.partial_words);
-        }
-        program.add_recording(name, self.dispatches)
-    }
-
-    /// Adds a dispatch after those before.
-    pub fn add(&mut self, dispatch: Dispatch) {
-        self.dispatches.push(dispatch);
-    }
-}
+pub use recorder::Recorder;
 
 /// One function an exact kernel, named as its shader: what the CPU executor runs in its place.
 pub mod twin {

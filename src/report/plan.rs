@@ -22,11 +22,6 @@ impl MemoryPlan {
     pub fn total(&self) -> u64 {
         self.groups.iter().map(|group| group.1).sum()
     }
-
-    /// True if the device has the memory, or does not say.
-    pub fn fits(&self) -> bool {
-        self.budget.is_none_or(|budget| self.total() <= budget)
-    }
 }
 
 impl fmt::Display for MemoryPlan {

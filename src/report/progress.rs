@@ -98,16 +98,6 @@ impl Progress {
         line
     }
 
-    /// Prints a line of its own, above the bar where there is one.
-    pub fn note(&mut self, line: &str) {
-        match &mut self.output {
-            Output::Bar(bar) => bar.suspend(|| super::say(line)),
-            Output::Plain { to, .. } => {
-                let _ = writeln!(to, "{line}");
-            }
-        }
-    }
-
     /// Leaves the bar as it stands and the cursor below it.
     pub fn finish(&self) {
         if let Output::Bar(bar) = &self.output {

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::model::parameters::ParameterSpec;
-use crate::ops::adam::NONE_SPOILED;
+use crate::ops::adam::{LARGEST_SUM_OF_SQUARES, NONE_SPOILED};
 use crate::train::digest::tensor_name;
 use crate::train::session::TrainState;
 
@@ -16,6 +16,11 @@ pub struct Health {
 }
 
 impl Health {
+    /// True if the gradient is finite but past what can be worked with.
+    pub fn is_gradient_too_large(&self) -> bool {
+        self.sum_of_squares.is_finite() && self.sum_of_squares > LARGEST_SUM_OF_SQUARES
+    }
+
     /// What is not finite, if anything is.
     pub fn fault(&self) -> Option<&'static str> {
         if !self.loss.is_finite() {
@@ -44,11 +49,19 @@ fn first_broken<'a>(mut tensors: impl Iterator<Item = &'a Vec<f32>>) -> Option<u
     tensors.position(|tensor| !tensor.iter().all(|x| x.is_finite()))
 }
 
+/// The error that ends a run whose gradient has grown past the functions' domains.
+pub fn gradient_too_large(step: u64, sum_of_squares: f32) -> Error {
+    Error::Input(format!(
+        "the gradient norm is {:.1e} at step {step}, and hlx works with norms up to 2^50 = 1.1e15: {REMEDY}",
+        f64::from(sum_of_squares).sqrt()
+    ))
+}
+
+const REMEDY: &str = "nothing of it was saved; lower --lr, raise --warmup-steps or set --grad-clip, and go \
+                      on with --resume";
+
 /// The error that ends a run. `what` is not finite, and `tensor` is where it was first found.
 pub fn not_finite(what: &str, step: u64, tensor: Option<String>) -> Error {
     let place = tensor.map_or(String::new(), |tensor| format!(", and first of all tensors {tensor} is not"));
-    Error::Input(format!(
-        "{what} is not a finite number at step {step}{place}: nothing of it was saved; \
-         lower --lr, raise --warmup-steps or set --grad-clip, and go on with --resume"
-    ))
+    Error::Input(format!("{what} is not a finite number at step {step}{place}: {REMEDY}"))
 }

@@ -8,6 +8,20 @@ use crate::report::say;
 use crate::train::run::{Outcome, Run, Setup};
 use crate::train::session::{Session, TrainState};
 
+/// The session that was loaded or, if the device failed in that, the one that `reopen` makes.
+///
+/// # Errors
+/// As loading reports them; of a device that fails, only the second failure.
+pub fn load(first: Result<Session>, reopen: impl FnOnce() -> Result<Session>) -> Result<Session> {
+    match first {
+        Err(Error::Device(failure)) => {
+            say(format_args!("the device failed while loading: {failure}\ntrying once more"));
+            reopen()
+        }
+        other => other,
+    }
+}
+
 /// Trains to the end. If the device fails on the way, goes on from the last checkpoint that this run saved,
 /// or from where it started, on the session that `reopen` makes. What comes out is what an unbroken run would
 /// have come to.

@@ -89,6 +89,12 @@ pub fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
     Schedule { lr: config.lr, min_lr: config.min_lr, warmup_steps: config.warmup_steps, total_steps }
 }
 
+/// True if a run that goes on from `state` with this configuration comes to what it would have come to
+/// without a break.
+pub fn is_continued(state: &RunState, config: &TrainConfig) -> Result<bool> {
+    Ok(state.training_hash == config.training_hash()? && state.kernels_hash == kernels_hash())
+}
+
 /// BLAKE3 of token ids: tells whether a resumed run sees the same text.
 pub fn hash_tokens(tokens: &[u32]) -> String {
     let mut hasher = blake3::Hasher::new();
@@ -108,6 +114,8 @@ pub struct Run<'a> {
     metrics: MetricsFile,
     progress: Progress,
     corpus_hash: String,
+    unbroken_since: u64,
+    init_digest: Option<String>,
     chain: Chain,
     clock: Clock,
     /// The newest step that has finished, with its time in seconds.
@@ -157,11 +165,23 @@ impl<'a> Run<'a> {
             Some(state) => MetricsFile::resume(setup.folder.storage(), &path, state.step)?,
         };
         session.load_state(setup.start)?;
+        let (unbroken_since, init_digest) = match setup.resumed {
+            Some(state) if is_continued(state, setup.config)? => {
+                (state.unbroken_since, state.init_digest.clone())
+            }
+            Some(state) => (state.step, state.init_digest.clone()),
+            None => {
+                let specs = &session.train.model.arena.specs;
+                (0, setup.config.init_from.is_some().then(|| digest(specs, setup.start)))
+            }
+        };
         let best = setup.resumed.and_then(|state| state.best_val_loss.zip(state.best_step));
         Ok(Run {
             schedule: schedule(setup.config, total),
             progress: Progress::new(setup.start.step, total),
             corpus_hash: hash_tokens(&setup.data.train),
+            unbroken_since,
+            init_digest,
             chain: Chain { links: setup.resumed.map_or(vec![], |state| state.chain.clone()) },
             clock: Clock { last: Instant::now(), steps: 0, seconds: 0.0 },
             unreported: None,
@@ -363,6 +383,8 @@ impl<'a> Run<'a> {
             precision: self.setup.config.precision,
             digest,
             training_hash: self.setup.config.training_hash()?,
+            unbroken_since: self.unbroken_since,
+            init_digest: self.init_digest.clone(),
             corpus_hash: self.corpus_hash.clone(),
             train_loss: self.train_loss,
             val_loss: self.val_loss,

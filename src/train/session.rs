@@ -228,7 +228,9 @@ impl Session {
         let words = self.executor.fetch(ticket, self.train.update.results.buffer)?;
         let [loss, grad_norm, sum_of_squares] = [0, 1, 2].map(|i| f32::from_bits(words[i]));
         let spoiled = self.executor.fetch(ticket, self.train.update.spoiled.buffer)?[0];
-        match (Health { loss, sum_of_squares, spoiled }).fault() {
+        let health = Health { loss, sum_of_squares, spoiled };
+        match health.fault() {
+            None if health.is_gradient_too_large() => Err(finite::gradient_too_large(step, sum_of_squares)),
             None => Ok(Some(StepResult { step, loss, grad_norm })),
             Some(what) => Err(finite::not_finite(what, step, self.first_not_finite(spoiled)?)),
         }

@@ -1,8 +1,8 @@
 //! Whether a program is well-formed and fits the limits of a device, before anything is allocated for it.
 
-use super::failure::readable_bytes;
 use super::info::DeviceInfo;
 use crate::error::{Error, Result};
+use crate::format;
 use crate::recording::{Dispatch, Program, Recording, Residence, VIEW_ALIGNMENT_WORDS, View, align_words};
 
 /// Checks every buffer and dispatch.
@@ -52,9 +52,9 @@ fn past_memory(program: &Program, device: &DeviceInfo) -> Option<String> {
     (bytes > device.heap_bytes).then(|| {
         format!(
             "the program takes {} in all, and {} has {}",
-            readable_bytes(bytes),
+            format::bytes(bytes),
             device.name,
-            readable_bytes(device.heap_bytes)
+            format::bytes(device.heap_bytes)
         )
     })
 }
@@ -62,8 +62,8 @@ fn past_memory(program: &Program, device: &DeviceInfo) -> Option<String> {
 fn too_long(device: &DeviceInfo, buffer: &str, words: usize, limit: u64, verb: &str) -> String {
     format!(
         "buffer {buffer} of {} is larger than the {} that {} can {verb}",
-        readable_bytes(words as u64 * 4),
-        readable_bytes(limit),
+        format::bytes(words as u64 * 4),
+        format::bytes(limit),
         device.name
     )
 }

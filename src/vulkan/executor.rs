@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::check::check;
 use super::descriptors::{DescriptorSets, copy_offset};
 use super::device::Device;
-use super::failure::readable_bytes;
 use super::memory::{Buffer, Place};
 use super::record::{CommandPool, PlantedFault, Recorder};
 use super::replay::Replay;
@@ -13,6 +12,7 @@ use super::selection::Selection;
 use super::timeline::Timeline;
 use super::transfer::Transfer;
 use crate::error::{Error, Result};
+use crate::format;
 use crate::recording::{
     BufferId, BufferSpec, Executor, Program, RING_SLOTS, RecordingId, Residence, Ticket, View, align_words,
 };
@@ -251,10 +251,10 @@ fn allocate(device: &Arc<Device>, program: &Program) -> Result<Vec<Buffer>> {
         let total = program.bytes_by_group().values().sum();
         Error::Device(format!(
             "{error}. The program takes {} in all, and {} had {} free: lower --batch-size, --context or the \
-             model's size",
-            readable_bytes(total),
+             model's size, end what else uses the device, or use --device cpu",
+            format::bytes(total),
             device.info().name,
-            readable_bytes(budget)
+            format::bytes(budget)
         ))
     })
 }

@@ -23,31 +23,9 @@ fn sentence(action: &str, result: vk::Result) -> String {
     }
 }
 
-/// Bytes as a person reads them, in binary units.
-pub(super) fn readable_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes} bytes");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_are_readable() {
-        assert_eq!(readable_bytes(1023), "1023 bytes");
-        assert_eq!(readable_bytes(1536), "1.5 KiB");
-        assert_eq!(readable_bytes(3 << 30), "3.0 GiB");
-    }
 
     #[test]
     fn a_lost_device_says_what_to_do() {

@@ -117,7 +117,7 @@ fn create(entry: &ash::Entry, switch: Option<Switch>, messages: &Arc<Messages>) 
     let application = vk::ApplicationInfo::default()
         .application_name(c"hlx")
         .engine_name(c"hlx")
-        .api_version(vk::API_VERSION_1_3); // the newest that any kernel is written for
+        .api_version(vk::API_VERSION_1_3);
 
     let layers = [validation::LAYER.as_ptr()];
     let mut messenger = validation::messenger_info(messages);

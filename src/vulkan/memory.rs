@@ -7,9 +7,10 @@ use gpu_allocator::vulkan::{Allocation, AllocationCreateDesc, AllocationScheme};
 use gpu_allocator::{AllocationError, AllocationSizes, MemoryLocation};
 
 use super::device::Device;
-use super::failure::{failed, readable_bytes};
+use super::failure::failed;
 use super::simulation::FaultPoint;
 use crate::error::{Error, Result};
+use crate::format;
 
 /// Memory is asked from the driver in blocks that grow from 8 to 64 MiB; larger buffers get their own.
 pub(super) fn block_sizes() -> AllocationSizes {
@@ -58,7 +59,7 @@ impl Buffer {
             .usage(Usage::STORAGE_BUFFER | Usage::TRANSFER_SRC | Usage::TRANSFER_DST)
             .sharing_mode(vk::SharingMode::EXCLUSIVE);
         let raw = unsafe { device.raw.create_buffer(&info, None) }
-            .map_err(failed(&format!("create buffer {name} of {}", readable_bytes(words as u64 * 4))))?;
+            .map_err(failed(&format!("create buffer {name} of {}", format::bytes(words as u64 * 4))))?;
         device.name(raw, name);
         let mut buffer = Buffer { raw, allocation: None, words, device: Arc::clone(device) };
         buffer.allocate(name, place)?;
@@ -151,9 +152,10 @@ impl Drop for Buffer {
 }
 
 fn out_of_memory(name: &str, words: usize, error: &AllocationError) -> Error {
-    let size = readable_bytes(words as u64 * 4);
-    Error::Device(match error {
-        AllocationError::OutOfMemory => format!("there is no memory left for buffer {name} of {size}"),
-        other => format!("there is no memory for buffer {name} of {size}: {other}"),
-    })
+    let size = format::bytes(words as u64 * 4);
+    let why = match error {
+        AllocationError::OutOfMemory => String::new(),
+        other => format!(" ({other})"),
+    };
+    Error::Device(format!("there is no memory left on the device for buffer {name} of {size}{why}"))
 }

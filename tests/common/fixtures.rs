@@ -47,6 +47,8 @@ pub fn checkpoint(shape: &ModelConfig, step: u64) -> Checkpoint {
             precision: Precision::Exact,
             digest: "d".into(),
             training_hash: "t".into(),
+            unbroken_since: 0,
+            init_digest: None,
             corpus_hash: "c".into(),
             train_loss: 2.5,
             val_loss: Some(2.25),

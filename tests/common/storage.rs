@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use hlx::checkpoint::{Disk, Storage, StoredFile};
+use hlx::checkpoint::{Disk, Lock, Storage, StoredFile};
 
 /// What happens at the chosen call.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,6 +103,16 @@ impl Storage for Faulty {
     fn create_folder(&self, path: &Path) -> io::Result<()> {
         self.call("create_folder", path)?;
         Disk.create_folder(path)
+    }
+
+    fn create_new_folder(&self, path: &Path) -> io::Result<()> {
+        self.call("create_new_folder", path)?;
+        Disk.create_new_folder(path)
+    }
+
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Lock> {
+        self.call("lock", path)?;
+        Disk.lock(path, holder)
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn StoredFile>> {
@@ -221,6 +231,22 @@ impl Storage for Recorder {
         Ok(())
     }
 
+    fn create_new_folder(&self, path: &Path) -> io::Result<()> {
+        Disk.create_new_folder(path)?;
+        self.done(Operation::CreateFolder(path.to_owned()));
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path, holder: &str) -> io::Result<Lock> {
+        let is_new = !Disk.exists(path)?;
+        let lock = Disk.lock(path, holder)?;
+        if is_new {
+            self.done(Operation::Create(path.to_owned()));
+        }
+        self.done(Operation::Write(path.to_owned(), holder.as_bytes().to_vec()));
+        Ok(lock)
+    }
+
     fn create(&self, path: &Path) -> io::Result<Box<dyn StoredFile>> {
         let file = Disk.create(path)?;
         self.done(Operation::Create(path.to_owned()));
@@ -323,6 +349,14 @@ fn read_only<T>() -> io::Result<T> {
 
 impl Storage for Memory {
     fn create_folder(&self, _: &Path) -> io::Result<()> {
+        read_only()
+    }
+
+    fn create_new_folder(&self, _: &Path) -> io::Result<()> {
+        read_only()
+    }
+
+    fn lock(&self, _: &Path, _: &str) -> io::Result<Lock> {
         read_only()
     }
 

@@ -19,7 +19,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// All of a small product; of a large one, a place drawn from each of equal parts of its rows and columns.
+    /// All of a small product; of a large one, a place drawn in each of equal parts of rows and columns.
     pub fn of([m, k, n]: [usize; 3]) -> Sample {
         if m.saturating_mul(k).saturating_mul(n) <= WHOLE {
             return Sample { rows: (0..m).collect(), columns: (0..n).collect() };

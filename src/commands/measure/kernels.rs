@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::loaded::Loaded;
 use crate::error::Result;
 use crate::kernels::Element;
+use crate::ops::gemm::Causal;
 use crate::recording::{Access, Dispatch};
 use crate::train::session::Submit;
 
@@ -115,12 +116,21 @@ fn product_sizes(dispatch: &Dispatch) -> Option<[u32; 3]> {
     Some([m?, k?, n?])
 }
 
+/// What the batches of a product's dispatch are.
+fn triangle(dispatch: &Dispatch) -> Causal {
+    pushed(dispatch, "causal").map_or(Causal::None, Causal::from_code)
+}
+
 /// A causal product's other triangle does not count.
 fn product_flops(dispatch: &Dispatch) -> Option<f64> {
     let sizes = product_sizes(dispatch)?;
-    let all: f64 = 2.0 * sizes.iter().map(|&size| f64::from(size)).product::<f64>();
-    let half = if pushed(dispatch, "causal").unwrap_or(0) == 0 { 1.0 } else { 0.5 };
-    Some(all * half * f64::from(dispatch.groups[2]))
+    let one: f64 = 2.0 * sizes.iter().map(|&size| f64::from(size)).product::<f64>();
+    let batches = f64::from(dispatch.groups[2]);
+    Some(match triangle(dispatch) {
+        Causal::None => one * batches,
+        Causal::LowerOutput | Causal::LowerA | Causal::UpperA => one * batches / 2.0,
+        Causal::Blocks => one,
+    })
 }
 
 fn bytes(dispatch: &Dispatch) -> f64 {
@@ -139,10 +149,13 @@ fn shape(dispatch: &Dispatch) -> String {
     let transposed = |name: &str| constants.clone().any(|(constant, &on)| constant.name == name && on != 0);
     let letter = |name: &str| if transposed(name) { 't' } else { 'n' };
     let mut text = format!("{m} x {k} x {n} {}{}", letter("trans_a"), letter("trans_b"));
-    if dispatch.groups[2] > 1 {
-        text += &format!(" x{}", dispatch.groups[2]);
+    let batches = dispatch.groups[2];
+    match triangle(dispatch) {
+        Causal::Blocks => text += &format!(" in {batches} blocks"),
+        _ if batches > 1 => text += &format!(" x{batches}"),
+        _ => {}
     }
-    if pushed(dispatch, "causal").unwrap_or(0) != 0 {
+    if matches!(triangle(dispatch), Causal::LowerOutput | Causal::LowerA | Causal::UpperA) {
         text += " causal";
     }
     text

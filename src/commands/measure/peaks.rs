@@ -66,7 +66,7 @@ impl Peaks {
             self.products.iter().map(|(of, gflops)| format!("{gflops:.0} GFLOP/s {of}")).collect();
         let side = self.side;
         format!(
-            "measured peaks: memory {:.0} GB/s (copy {:.0}, kernel {:.0}); product {side} x {side} x {side} {}",
+            "measured peaks: memory {:.0} GB/s (copy {:.0}, kernel {:.0}); product {side}^3 {}",
             self.memory_gb_s(),
             self.copy_gb_s,
             self.stream_gb_s,
@@ -75,7 +75,9 @@ impl Peaks {
     }
 
     pub fn json(&self) -> Value {
-        let product = |(precision, gflops): &(Precision, f64)| json!({ "precision": precision.name(), "n": self.side, "gflops": gflops });
+        let side = self.side;
+        let product =
+            |(of, gflops): &(Precision, f64)| json!({ "precision": of, "n": side, "gflops": gflops });
         json!({
             "memory_gb_s": self.memory_gb_s(),
             "copy_gb_s": self.copy_gb_s,
@@ -119,7 +121,7 @@ fn sum(backend: &Backend, words: usize) -> (Program, [View; 3]) {
         .map(|name| program.add_buffer(name, words, Group::Scratch, Residence::Device));
     let mut r = Recorder::new(backend.traits(Precision::Exact), None);
     residual::add(&mut r, views[0], views[1], views[2]);
-    program.add_recording("sum", r.dispatches);
+    r.finish(&mut program, "sum");
     (program, views)
 }
 

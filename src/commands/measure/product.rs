@@ -7,10 +7,11 @@ use super::median;
 use crate::config::{Precision, ProductLayout};
 use crate::error::Result;
 use crate::exact::fill_normal;
+use crate::kernels::Kernel;
 use crate::ops::Recorder;
 use crate::ops::gemm::{Gemm, Matrix, Pass};
 use crate::recording::{
-    Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
+    Dispatch, Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
 };
 
 /// Products of one timed batch: the most that stay below [`BATCH_MS`].
@@ -53,6 +54,8 @@ pub struct ProductTime {
     pub calls: usize,
     /// Pairs of operands that a batch goes through in turns.
     pub sets: usize,
+    /// What it takes to pack one pair of operands, if the precision packs them: not part of the above.
+    pub packing_ms: Option<f64>,
 }
 
 /// A product as a program: pairs of operands, one result, and a recording for each number of calls. Products
@@ -61,6 +64,8 @@ struct ProductProgram {
     program: Program,
     operands: Vec<[View; 2]>,
     c: View,
+    /// What packs each pair of operands, where the precision asks for it: run once, before any product.
+    packing: Vec<RecordingId>,
     recordings: Vec<(usize, RecordingId)>,
 }
 
@@ -105,14 +110,31 @@ impl Product {
         let operands: Vec<[View; 2]> =
             (0..sets).map(|set| [add(&format!("a.{set}"), m * k), add(&format!("b.{set}"), k * n)]).collect();
         let c = add("c", m * n);
-        let partials = add("partials", 1).buffer;
+        let room = add("room", 1).buffer;
+        let mut products = Vec::new();
+        let mut packing = Vec::new();
+        for (set, operands) in operands.iter().enumerate() {
+            let mut r = Recorder::new(traits, Some(room));
+            r.multiply(&self.gemm(*operands, c));
+            if r.dispatches.iter().any(is_packing) && set > 0 {
+                // Packed operands stay, so each pair needs room of its own.
+                let room = program.add_buffer(&format!("room.{set}"), 1, Group::Scratch, Residence::Device);
+                r = Recorder::new(traits, Some(room.buffer));
+                r.multiply(&self.gemm(*operands, c));
+            }
+            let (packs, product): (Vec<_>, Vec<_>) = r.dispatches.drain(..).partition(is_packing);
+            let any = !packs.is_empty();
+            products.push(product);
+            r.dispatches = packs;
+            let recording = r.finish(&mut program, &format!("packing {set}"));
+            packing.extend(any.then_some(recording));
+        }
         let mut record = |calls: usize| {
-            let mut r = Recorder::new(traits, Some(partials));
-            (0..calls).for_each(|call| r.multiply(&self.gemm(operands[call % sets], c)));
-            (calls, r.finish(&mut program, &format!("{calls} products")))
+            let dispatches = (0..calls).flat_map(|call| products[call % sets].clone()).collect();
+            (calls, program.add_recording(&format!("{calls} products"), dispatches))
         };
         let recordings = CALLS.into_iter().map(&mut record).collect();
-        ProductProgram { program, operands, c, recordings }
+        ProductProgram { program, operands, c, packing, recordings }
     }
 
     /// Takes the product's memory and fills it.
@@ -132,8 +154,17 @@ impl Product {
                 *kept = values;
             }
         }
+        for recording in &parts.packing {
+            loaded.executor().submit(*recording, &[])?;
+        }
         Ok(LoadedProduct { product: self, parts, loaded, first })
     }
+}
+
+/// True for what only brings a factor into the form that matrix units take: a step does it once for several
+/// products.
+fn is_packing(dispatch: &Dispatch) -> bool {
+    dispatch.kernel == Kernel::Pack
 }
 
 /// `words` numbers of an endless repetition of `numbers`, from number `start` on.
@@ -162,7 +193,11 @@ impl LoadedProduct {
         let by_call = |ms: f64| ms / calls as f64;
         let fastest = times.iter().copied().fold(f64::INFINITY, f64::min);
         let sets = self.parts.operands.len().min(calls);
-        Ok(ProductTime { ms: by_call(median(&times)), fastest_ms: by_call(fastest), batches, calls, sets })
+        let packing =
+            self.parts.packing.first().map(|&recording| self.loaded.time(recording, FEWEST_BATCHES));
+        let packing_ms = packing.transpose()?.map(|times| median(&times));
+        let (ms, fastest_ms) = (by_call(median(&times)), by_call(fastest));
+        Ok(ProductTime { ms, fastest_ms, batches, calls, sets, packing_ms })
     }
 
     /// Compares the product of the first operands with an f64 product. What the device did not write is NaN.

@@ -104,8 +104,11 @@ fn usual_batch(backend: &Backend, model: Preset) -> usize {
 }
 
 impl StepsQuestion {
-    /// The run's configuration, checked.
-    fn config(&self, backend: &Backend) -> Result<TrainConfig> {
+    /// The steps' shape.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](crate::error::Error::Usage) for options that no device could keep.
+    pub fn shape(&self, backend: &Backend) -> Result<StepShape> {
         let options = TrainOptions {
             model: Some(self.model),
             precision: Some(self.precision),
@@ -113,33 +116,29 @@ impl StepsQuestion {
             context: self.context,
             ..TrainOptions::default()
         };
-        TrainConfig::resolve(options, None)
+        Ok(step_shape(&TrainConfig::resolve(options, None)?, self.vocab_size))
     }
 
-    /// Refuses what no device could do, and what does not fit this one.
+    /// Refuses what does not fit the device.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::error::Error::Usage), with the largest batch that fits if the batch is at fault.
-    pub fn check(&self, backend: &Backend) -> Result<()> {
-        let config = self.config(backend)?;
-        let shape = step_shape(&config, self.vocab_size);
-        let traits = backend.traits(self.precision);
+    /// [`Error::Usage`](crate::error::Error::Usage), with the largest batch that fits.
+    pub fn check_fit(&self, backend: &Backend) -> Result<()> {
+        let (shape, traits) = (self.shape(backend)?, backend.traits(self.precision));
         let program =
             |batch_size| TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, traits).program;
         plan(backend, &shape.model, shape.batch_size, "", COPIES_TO_TRAIN, program).map(|_| ())
     }
 
-    /// Loads the steps and takes them. [`StepsQuestion::check`] has passed.
+    /// Loads the steps and takes them. [`StepsQuestion::check_fit`] has passed.
     pub fn measure(&self, backend: &Backend) -> Result<StepsMeasured> {
-        let config = self.config(backend)?;
-        let shape = step_shape(&config, self.vocab_size);
-        let mut steps = Steps::new(backend, shape, self.precision)?;
+        let mut steps = Steps::new(backend, self.precision, self.shape(backend)?)?;
         let (times, loss) = steps.timed(self.steps)?;
         let step_ms = median(&times);
         let busy = steps.busy((LOGGED_MS / step_ms) as usize)?;
         let kernels = if self.kernels { Some(steps.kernels()?) } else { None };
         Ok(StepsMeasured {
-            batch_size: config.batch_size,
+            batch_size: steps.session.shape().batch_size,
             steps: times.len(),
             step_ms,
             mean_step_ms: times.iter().sum::<f64>() / times.len() as f64,
@@ -163,7 +162,7 @@ struct Steps {
 const RATES: StepRates = StepRates { lr: 1e-3, weight_decay: 0.1 };
 
 impl Steps {
-    fn new(backend: &Backend, shape: StepShape, precision: Precision) -> Result<Steps> {
+    fn new(backend: &Backend, precision: Precision, shape: StepShape) -> Result<Steps> {
         let mut shared = None;
         let parameters = initial_parameters(&shape.model, shape.seed);
         let tokens = shape.batch_size * shape.model.context;

@@ -32,9 +32,10 @@ impl Split {
             let most = MAX_PARTIAL_WORDS / (gemm.m * gemm.n);
             return Split::planned(gemm, Plan::best(&gemm.problem(), most));
         }
-        let worthwhile = traits.fast_shared_memory && Tiling::leaves_device_idle(&gemm.problem());
         let split = Split::any(gemm)?;
-        (worthwhile && split.partial_words() <= MAX_PARTIAL_WORDS).then_some(split)
+        let possible = traits.fast_shared_memory && split.partial_words() <= MAX_PARTIAL_WORDS;
+        let worthwhile = |problem: &Problem| Plan::best_exact(problem, true).blocks(problem) > 1;
+        (possible && worthwhile(&gemm.problem())).then_some(split)
     }
 
     /// The product cut up, if it is one product of several blocks.
@@ -56,39 +57,51 @@ impl Split {
 
     /// The blocks' sums into `partials`, with these tiles or the best, then their total.
     pub fn record(&self, tiling: Option<Tiling>, partials: View) -> [Dispatch; 2] {
-        let Gemm { m, n, c, bias, .. } = self.gemm;
-        let layout = Layout { first: 0, ld: n, outer: 0, inner: m * n, trans: false };
-        let same = |operand: Matrix| operand.batched(0, 0);
-        let blocks = Gemm {
-            a: same(self.gemm.a),
-            b: same(self.gemm.b),
-            c: Matrix { view: partials, layout },
-            bias: None,
-            batch_inner: self.blocks,
-            causal: Causal::Blocks,
-            ..self.gemm
-        };
+        let blocks = in_blocks(&self.gemm, self.blocks, partials);
         let summed = match self.fast {
             Some(plan) => fast::record(&blocks, &plan),
-            None => blocks.record_tiled(tiling.unwrap_or_else(|| Tiling::shared(&blocks.problem()))),
+            None => {
+                let best = || Tiling::Shared(Plan::best_exact(&self.gemm.problem(), true).tile);
+                blocks.record_tiled(tiling.unwrap_or_else(best))
+            }
         };
-        let word = |size: usize| u32::try_from(size).expect("a product's numbers fit 32 bits");
-        let finish = gemm_finish::dispatch(
-            gemm_finish::Push {
-                m: word(m),
-                n: word(n),
-                blocks: word(self.blocks),
-                use_bias: bias.is_some().into(),
-                ldc: word(c.layout.ld),
-                c_first: word(c.layout.first),
-            },
-            Default::default(),
-            // Something must be bound where there is no bias; it is not read.
-            gemm_finish::Bindings { partials, bias: bias.unwrap_or(partials), output: c.view },
-            flat_groups(m * n, 256),
-        );
-        [summed, finish]
+        [summed, finish(&self.gemm, self.blocks, partials)]
     }
+}
+
+/// The product of each block of terms, as one of a batch, `[blocks, m, n]`.
+pub(super) fn in_blocks(gemm: &Gemm, blocks: usize, partials: View) -> Gemm {
+    let Gemm { m, n, .. } = *gemm;
+    let layout = Layout { first: 0, ld: n, outer: 0, inner: m * n, trans: false };
+    Gemm {
+        a: gemm.a.batched(0, 0),
+        b: gemm.b.batched(0, 0),
+        c: Matrix { view: partials, layout, packed: false },
+        bias: None,
+        batch_inner: blocks,
+        causal: Causal::Blocks,
+        ..*gemm
+    }
+}
+
+/// Adds up the blocks `[blocks, m, n]` and finishes the product.
+pub(super) fn finish(gemm: &Gemm, blocks: usize, partials: View) -> Dispatch {
+    let Gemm { m, n, c, bias, .. } = *gemm;
+    let word = |size: usize| u32::try_from(size).expect("a product's numbers fit 32 bits");
+    gemm_finish::dispatch(
+        gemm_finish::Push {
+            m: word(m),
+            n: word(n),
+            blocks: word(blocks),
+            use_bias: bias.is_some().into(),
+            ldc: word(c.layout.ld),
+            c_first: word(c.layout.first),
+        },
+        Default::default(),
+        // Something must be bound where there is no bias; it is not read.
+        gemm_finish::Bindings { partials, bias: bias.unwrap_or(partials), output: c.view },
+        flat_groups(m * n, 256),
+    )
 }
 
 /// True if a product has one batch and no triangle.

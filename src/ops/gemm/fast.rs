@@ -1,10 +1,11 @@
-//! Products outside the exact contract: their kernel, its tiles, and how a product is cut up for it.
+//! Products in shared memory: their tiles, how a product is cut up, and the kernel outside the exact contract.
 //!
 //! The order of a sum follows from the product's shape alone, so results are the same on every run.
 
-use super::interface;
+use super::interface::{self, Tiling};
 use super::problem::Problem;
 use super::{Causal, Gemm};
+use crate::exact::K_BLOCK;
 use crate::kernels::gemm_fast::{Bindings, Push, Specialization, dispatch};
 use crate::recording::Dispatch;
 
@@ -68,6 +69,29 @@ impl FastTile {
         }
     }
 
+    /// The specialization constants of a product's kernel after those of its layouts.
+    pub(super) fn specialization(&self, problem: &Problem) -> [u32; 11] {
+        let layouts = [problem.a, problem.b, problem.c];
+        let whole = problem.m.is_multiple_of(self.rows)
+            && problem.n.is_multiple_of(self.columns)
+            && problem.k.is_multiple_of(self.step)
+            && layouts.iter().all(|layout| layout.rows_start_at_quads());
+        [
+            self.rows,
+            self.columns,
+            whole.into(),
+            self.band,
+            self.row_quads,
+            self.column_quads,
+            self.step,
+            self.shares,
+            self.near_across,
+            self.unrolled,
+            self.invocations(),
+        ]
+        .map(|number| u32::try_from(number).expect("a tile's numbers are small"))
+    }
+
     fn workgroups(&self, problem: &Problem) -> [usize; 3] {
         [problem.n.div_ceil(self.columns), problem.m.div_ceil(self.rows), problem.batches]
     }
@@ -107,6 +131,18 @@ const BLOCK_UNIT: usize = 64;
 const MAX_BLOCKS: usize = 32;
 
 impl Plan {
+    /// The same for the exact kernels, whose blocks are the contract's: all of them apart, or none.
+    pub fn best_exact(problem: &Problem, may_split: bool) -> Plan {
+        let plan = |tile, block_terms| Plan { tile, block_terms };
+        let plans = TILES.iter().flat_map(|&tile| {
+            let split = (may_split && problem.k > K_BLOCK).then_some(plan(tile, K_BLOCK));
+            split.into_iter().chain([plan(tile, problem.k)])
+        });
+        // A multiplication and an addition take twice as long as both in one.
+        let cycles = |plan: &Plan| plan.cycles(problem, PRODUCTS_A_CYCLE / 2.0);
+        plans.min_by(|x, y| cycles(x).total_cmp(&cycles(y))).expect("there is always a plan of one block")
+    }
+
     /// The plan that takes the least time by a rough estimate, with sums in at most so many blocks.
     pub fn best(problem: &Problem, max_blocks: usize) -> Plan {
         let most = max_blocks.clamp(1, MAX_BLOCKS);
@@ -114,9 +150,8 @@ impl Plan {
         let plans = TILES
             .iter()
             .flat_map(|&tile| (1..=most).map(move |blocks| Plan { tile, block_terms: block_terms(blocks) }));
-        plans
-            .min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)))
-            .expect("there is always a plan of one block")
+        let cycles = |plan: &Plan| plan.cycles(problem, PRODUCTS_A_CYCLE);
+        plans.min_by(|x, y| cycles(x).total_cmp(&cycles(y))).expect("there is always a plan of one block")
     }
 
     /// Blocks of terms.
@@ -124,12 +159,12 @@ impl Plan {
         problem.k.div_ceil(self.block_terms)
     }
 
-    fn cycles(&self, problem: &Problem) -> f64 {
+    fn cycles(&self, problem: &Problem, products_a_cycle: f64) -> f64 {
         let blocks = self.blocks(problem);
         let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
         let terms = self.block_terms.min(problem.k.next_multiple_of(self.tile.step));
         let products = (self.tile.rows * self.tile.columns * terms) as f64;
-        let one = products / (PRODUCTS_A_CYCLE * self.tile.efficiency()) + WORKGROUP_CYCLES;
+        let one = products / (products_a_cycle * self.tile.efficiency()) + WORKGROUP_CYCLES;
         // A workgroup that has its processor to itself is alone with its waits.
         let rounds = (workgroups as f64 / PROCESSORS as f64).ceil().max(1.3);
         let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
@@ -146,30 +181,8 @@ pub fn record(gemm: &Gemm, plan: &Plan) -> Dispatch {
     let push = Push::from_bytes(
         &[interface::push(&problem).to_bytes(), word(plan.block_terms).to_ne_bytes().to_vec()].concat(),
     );
-    let layouts = [problem.a, problem.b, problem.c];
-    let [wide_a, wide_b, wide_c] = layouts.map(|layout| u32::from(layout.rows_start_at_quads()));
-    let whole = problem.m.is_multiple_of(tile.rows)
-        && problem.n.is_multiple_of(tile.columns)
-        && problem.k.is_multiple_of(tile.step)
-        && [wide_a, wide_b, wide_c] == [1; 3];
-    let specialization = Specialization {
-        trans_a: problem.a.trans.into(),
-        trans_b: problem.b.trans.into(),
-        wide_a,
-        wide_b,
-        wide_c,
-        tile_rows: word(tile.rows),
-        tile_columns: word(tile.columns),
-        whole: whole.into(),
-        band: word(tile.band),
-        row_quads: word(tile.row_quads),
-        column_quads: word(tile.column_quads),
-        step: word(tile.step),
-        shares: word(tile.shares),
-        near_across: word(tile.near_across),
-        unrolled: word(tile.unrolled),
-        local_size_x: word(tile.invocations()),
-    };
+    let words = interface::specialization(&problem, Tiling::Shared(tile));
+    let specialization = Specialization::from_words(&words);
     let (a, b, c) = (gemm.a.view, gemm.b.view, gemm.c.view);
     // Something must be bound where there is no bias; it is not read.
     let bindings = Bindings { a, b, c, bias: gemm.bias.unwrap_or(b) };

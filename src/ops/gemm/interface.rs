@@ -3,9 +3,9 @@
 //! The four kernels share their push constants and, but for the tile's size, their specialization constants
 //! (a test holds this), so one conversion through the plain words serves all.
 
+use super::fast::FastTile;
 use super::problem::{Causal, Layout, Problem};
 use super::twin::{Operands, multiply};
-use crate::exact::K_BLOCK;
 use crate::kernels;
 use crate::recording::Dispatch;
 
@@ -14,63 +14,20 @@ use crate::recording::Dispatch;
 pub enum Tiling {
     /// `gemm`, `gemm_backward`: an invocation computes 8 x 8 elements alone.
     Alone,
-    /// `gemm_tiled`, `gemm_backward_tiled`: a workgroup computes `64 * row_quads` x `64 * column_quads`
-    /// elements through shared memory.
-    Shared {
-        /// Fours of rows that an invocation sums.
-        row_quads: u32,
-        /// Fours of columns that an invocation sums.
-        column_quads: u32,
-        /// Totals of blocks of terms stand in the result's memory until the last, not in registers.
-        totals_in_result: bool,
-    },
+    /// `gemm_tiled`, `gemm_backward_tiled`: a workgroup computes a tile through shared memory.
+    Shared(FastTile),
 }
 
 /// Rows and columns that one workgroup of `gemm` computes: an invocation's 8 x 8, for 8 invocations in a row.
 const ALONE_ROWS: usize = 8;
 const ALONE_COLUMNS: usize = 64;
 
-/// Rows (columns) of a shared tile for each of its row (column) quads.
-const SHARED_SIDE: usize = 64;
-
-/// Large tiles read less memory; but a device needs many workgroups to be busy: an NVIDIA H100 has 132
-/// multiprocessors, each for one workgroup or two of this size.
-const BUSY_WORKGROUPS: usize = 256;
-
 impl Tiling {
-    /// The largest shared tile that still leaves the device enough workgroups.
-    pub fn shared(problem: &Problem) -> Tiling {
-        const BY_SIZE: [(u32, u32); 3] = [(2, 2), (1, 2), (2, 1)];
-        let busy = |&(row_quads, column_quads): &(u32, u32)| {
-            let [x, y, z] = Tiling::tile_of(row_quads, column_quads).workgroups(problem);
-            // No tile should lie mostly outside.
-            let fits = problem.m >= SHARED_SIDE * row_quads as usize
-                && problem.n >= SHARED_SIDE * column_quads as usize;
-            fits && x * y * z >= BUSY_WORKGROUPS
-        };
-        let (row_quads, column_quads) = BY_SIZE.into_iter().find(busy).unwrap_or((1, 1));
-        let totals_in_result = row_quads * column_quads > 2 && problem.k > K_BLOCK;
-        Tiling::Shared { row_quads, column_quads, totals_in_result }
-    }
-
-    /// A shared tile of `64 * row_quads` x `64 * column_quads` elements, its totals in registers.
-    pub const fn tile_of(row_quads: u32, column_quads: u32) -> Tiling {
-        Tiling::Shared { row_quads, column_quads, totals_in_result: false }
-    }
-
-    /// True if even the smallest shared tiles of this product are too few to keep a device busy.
-    pub fn leaves_device_idle(problem: &Problem) -> bool {
-        let [x, y, z] = Tiling::tile_of(1, 1).workgroups(problem);
-        x * y * z < BUSY_WORKGROUPS / 2
-    }
-
     /// Rows and columns of a workgroup's tile.
     fn tile(self) -> (usize, usize) {
         match self {
             Tiling::Alone => (ALONE_ROWS, ALONE_COLUMNS),
-            Tiling::Shared { row_quads, column_quads, .. } => {
-                (SHARED_SIDE * row_quads as usize, SHARED_SIDE * column_quads as usize)
-            }
+            Tiling::Shared(tile) => (tile.rows, tile.columns),
         }
     }
 
@@ -124,8 +81,8 @@ pub fn specialization(problem: &Problem, tiling: Tiling) -> Vec<u32> {
         wide_c: c.rows_start_at_quads().into(),
     }
     .to_words();
-    if let Tiling::Shared { row_quads, column_quads, totals_in_result } = tiling {
-        words.extend([row_quads, column_quads, totals_in_result.into()]);
+    if let Tiling::Shared(tile) = tiling {
+        words.extend(tile.specialization(problem));
     }
     words
 }
@@ -212,8 +169,7 @@ mod tests {
             assert_eq!(shared, gemm.specialization(), "{}", other.name());
         }
         for tiled in [Kernel::GemmTiled, Kernel::GemmBackwardTiled] {
-            let names: Vec<_> = tiled.specialization()[5..].iter().map(|constant| constant.name).collect();
-            assert_eq!(names, ["row_quads", "column_quads", "totals_in_result"]);
+            assert_eq!(tiled.specialization(), Kernel::GemmFast.specialization(), "{}", tiled.name());
         }
     }
 
@@ -221,7 +177,5 @@ mod tests {
     fn the_tiles_are_the_shaders() {
         let [alone, _, _] = Kernel::Gemm.local_size();
         assert_eq!(alone as usize * 8, ALONE_COLUMNS);
-        let [shared, _, _] = Kernel::GemmTiled.local_size();
-        assert_eq!(shared as usize * 16, SHARED_SIDE * SHARED_SIDE);
     }
 }

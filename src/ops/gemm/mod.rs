@@ -10,6 +10,8 @@ mod problem;
 mod tests;
 mod tile;
 mod twin;
+pub mod units;
+pub mod wide;
 
 pub use blocks::{Split, gemm_finish};
 pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words};
@@ -27,12 +29,22 @@ pub struct Matrix {
     pub view: View,
     /// How the matrices lie in them.
     pub layout: Layout,
+    /// The elements are pairs of 16-bit floats of the device's [`Factor`](crate::recording::Factor), two a word,
+    /// the first one low. Only fast products on matrix units read them.
+    pub packed: bool,
 }
 
 impl Matrix {
     /// One matrix, stored row by row, `ld` elements from one row to the next.
     pub fn new(view: View, ld: usize) -> Matrix {
-        Matrix { view, layout: Layout { first: 0, ld, outer: 0, inner: 0, trans: false } }
+        let layout = Layout { first: 0, ld, outer: 0, inner: 0, trans: false };
+        Matrix { view, layout, packed: false }
+    }
+
+    /// The elements are 16-bit, two a word.
+    pub fn packed(mut self) -> Matrix {
+        self.packed = true;
+        self
     }
 
     /// The first element lies `first` elements into the view.
@@ -61,6 +73,15 @@ pub enum Pass {
     Forward,
     /// `gemm_backward`: products that are gradients; never a bias.
     Backward,
+}
+
+/// One of the factors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The left one.
+    A,
+    /// The right one.
+    B,
 }
 
 /// `C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n])`, for every batch.
@@ -92,12 +113,15 @@ pub struct Gemm {
     pub batch_inner: usize,
     /// The triangle that is not needed or is zero.
     pub causal: Causal,
+    /// Which factor is a gradient, so small that 16 bits may not hold it as it is.
+    pub gradient: Option<Side>,
 }
 
 impl Gemm {
     /// One plain product; `..Gemm::new(...)` leaves room for a bias, batches and a triangle.
     pub fn new(pass: Pass, [m, k, n]: [usize; 3], a: Matrix, b: Matrix, c: Matrix) -> Gemm {
-        Gemm { pass, m, k, n, a, b, c, bias: None, batch_outer: 1, batch_inner: 1, causal: Causal::None }
+        let causal = Causal::None;
+        Gemm { pass, m, k, n, a, b, c, bias: None, batch_outer: 1, batch_inner: 1, causal, gradient: None }
     }
 
     /// The numbers without the buffers.
@@ -119,16 +143,23 @@ impl Gemm {
     /// Chooses the kernel and its tiles. Panics if the numbers contradict each other or the views:
     /// a program's fault, never a user's.
     pub fn record(&self, traits: &Traits) -> Dispatch {
+        if let Some(units) = units::wanted(traits) {
+            let plan = units::UnitPlan::best(&self.problem(), false);
+            return units::record(self, units, &plan, None).remove(0);
+        }
         if traits.wants_fast_kernels() {
             return fast::record(self, &fast::Plan::best(&self.problem(), 1));
         }
-        let tiling = if traits.fast_shared_memory { Tiling::shared(&self.problem()) } else { Tiling::Alone };
+        let best = || Tiling::Shared(fast::Plan::best_exact(&self.problem(), false).tile);
+        let tiling = if traits.fast_shared_memory { best() } else { Tiling::Alone };
         self.record_tiled(tiling)
     }
 
     /// [`Gemm::record`] with the tiles given: any choice gives the same bits.
     pub fn record_tiled(&self, tiling: Tiling) -> Dispatch {
         assert!(self.pass == Pass::Forward || self.bias.is_none(), "a gradient has no bias");
+        let packed = [&self.a, &self.b, &self.c].iter().any(|matrix| matrix.packed);
+        assert!(!packed, "exact products read and write 32-bit elements");
         let problem = self.problem();
         let bias_words = self.bias.map_or(0, |bias| bias.words);
         problem.check(self.a.view.words, self.b.view.words, self.c.view.words, bias_words);
@@ -148,7 +179,7 @@ impl Gemm {
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
             }
-            (Pass::Forward, Tiling::Shared { .. }) => {
+            (Pass::Forward, Tiling::Shared(_)) => {
                 use kernels::gemm_tiled::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
@@ -158,7 +189,7 @@ impl Gemm {
                 let bindings = Bindings { input1: a, input2: b, output: c };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
             }
-            (Pass::Backward, Tiling::Shared { .. }) => {
+            (Pass::Backward, Tiling::Shared(_)) => {
                 use kernels::gemm_backward_tiled::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { input1: a, input2: b, output: c };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)

@@ -1,0 +1,13 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#pragma hlx fast
+// The matrix product by 16-bit floats of 5 bits of exponent and 11 of significand: C = A * B + bias.
+
+#define FACTOR float16_t
+
+uint rounded(vec2 x) {
+    return packHalf2x16(x);
+}
+
+#include "gemm_matrix.glsl"

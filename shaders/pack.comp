@@ -1,0 +1,43 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#pragma hlx fast
+// Rounds floats to 16 bits (8 of exponent, 8 of significand), two to a word, to nearest even. A NaN stays one.
+layout(local_size_x = 256) in;
+
+#include "flat.glsl"
+
+layout(std430, set = 0, binding = 0) readonly buffer Input { float input_[]; };          // [count]
+layout(std430, set = 0, binding = 1) writeonly buffer Output { uint output_[]; };        // [count / 2], rounded up
+layout(std430, set = 0, binding = 0) readonly buffer InputQuads { vec4 input_vec4[]; };
+layout(std430, set = 0, binding = 1) writeonly buffer OutputQuads { uvec4 output_uvec4[]; };
+
+layout(push_constant) uniform Push {
+    uint count;
+} push;
+
+uint rounded(float x) {
+    uint bits = floatBitsToUint(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) {
+        return bits >> 16 | 0x40u;
+    }
+    return bits + 0x7fffu + (bits >> 16 & 1u) >> 16;
+}
+
+uint pair(float low, float high) {
+    return rounded(low) | rounded(high) << 16;
+}
+
+void main() {
+    uint i = flat_index();
+    if (8 * i + 8 <= push.count) {
+        vec4 low = input_vec4[2 * i];
+        vec4 high = input_vec4[2 * i + 1];
+        output_uvec4[i] =
+            uvec4(pair(low.x, low.y), pair(low.z, low.w), pair(high.x, high.y), pair(high.z, high.w));
+        return;
+    }
+    for (uint j = 8 * i; j < push.count; j += 2) {
+        output_[j / 2] = pair(input_[j], j + 1 < push.count ? input_[j + 1] : 0.0);
+    }
+}

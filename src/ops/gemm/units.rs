@@ -1,0 +1,229 @@
+//! Products on matrix units that a subgroup at a time multiplies with, and how they are cut up.
+//!
+//! The order of a sum follows from the product's shape alone, so results are the same on every run.
+
+use super::blocks::{finish, in_blocks};
+use super::interface;
+use super::problem::{Causal, Problem};
+use super::{Gemm, Matrix, Side};
+use crate::kernels::Kernel;
+use crate::kernels::gemm_f16::{Bindings, Push, Specialization, dispatch};
+use crate::precision::Precision;
+use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, View};
+
+/// How a workgroup of `gemm_bf16` or `gemm_f16` works on its tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnitTile {
+    /// Rows of the tile.
+    pub rows: usize,
+    /// Columns of the tile.
+    pub columns: usize,
+    /// Rows of a subgroup's part of it.
+    pub part_rows: usize,
+    /// Columns of a subgroup's part of it.
+    pub part_columns: usize,
+    /// Terms that shared memory holds at a time.
+    pub step: usize,
+    /// Shares of so many terms in shared memory: 1 or 2.
+    pub shares: usize,
+    /// Rows of tiles that are worked on at a time.
+    pub band: usize,
+}
+
+impl UnitTile {
+    /// A tile of these sizes, parted so.
+    pub const fn new([rows, columns]: [usize; 2], [part_rows, part_columns]: [usize; 2]) -> UnitTile {
+        UnitTile { rows, columns, part_rows, part_columns, step: 32, shares: 2, band: 8 }
+    }
+
+    fn subgroups(&self) -> usize {
+        self.rows / self.part_rows * (self.columns / self.part_columns)
+    }
+
+    fn workgroups(&self, problem: &Problem) -> [usize; 3] {
+        [problem.n.div_ceil(self.columns), problem.m.div_ceil(self.rows), problem.batches]
+    }
+}
+
+/// The tiles to choose from, best first.
+pub const TILES: [UnitTile; 4] = [
+    UnitTile::new([128, 128], [64, 64]),
+    UnitTile::new([64, 128], [32, 64]),
+    UnitTile::new([128, 64], [64, 32]),
+    UnitTile::new([64, 64], [32, 32]),
+];
+
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnitPlan {
+    /// A workgroup's part.
+    pub tile: UnitTile,
+    /// Terms of each block that is summed apart.
+    pub block_terms: usize,
+}
+
+/// The device that plans are made for, an NVIDIA H100: its processors, the products that one adds up in a cycle
+/// in the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch take
+/// beside their work.
+const PROCESSORS: f64 = 132.0;
+const PRODUCTS_A_CYCLE: f64 = 500.0;
+const WORDS_A_CYCLE: f64 = 400.0;
+const WORKGROUP_CYCLES: f64 = 2000.0;
+const DISPATCH_CYCLES: f64 = 5000.0;
+
+/// Blocks are as long as a multiple of this, so that they begin where a share does.
+const BLOCK_UNIT: usize = 64;
+
+/// The most blocks that a sum is cut into, and the words that their sums may take (32 MiB).
+const MAX_BLOCKS: usize = 32;
+const MAX_PARTIAL_WORDS: usize = 1 << 23;
+
+/// What gradients are multiplied by before they are rounded to [`Factor::F16`], whose smallest normal number is
+/// 2^-14: so gradients keep all of their significand down to 2^-28, and something down to 2^-38. They may be as
+/// large as 4; larger ones count as 4.
+const GRADIENT_SCALE: f32 = (1 << 14) as f32;
+
+impl UnitPlan {
+    /// The plan that takes the least time by a rough estimate; `may_split` if the sums may be cut up.
+    pub fn best(problem: &Problem, may_split: bool) -> UnitPlan {
+        let fitting = (MAX_PARTIAL_WORDS / (problem.m * problem.n)).clamp(1, MAX_BLOCKS);
+        let single = problem.batches == 1 && problem.causal == Causal::None;
+        let most = if may_split && single { fitting } else { 1 };
+        let block_terms = |blocks: usize| problem.k.div_ceil(blocks).next_multiple_of(BLOCK_UNIT);
+        let plans = TILES.iter().flat_map(|&tile| {
+            (1..=most).map(move |blocks| UnitPlan { tile, block_terms: block_terms(blocks) })
+        });
+        let least = plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
+        least.expect("there is always a plan of one block")
+    }
+
+    /// Blocks of terms.
+    pub fn blocks(&self, problem: &Problem) -> usize {
+        problem.k.div_ceil(self.block_terms)
+    }
+
+    /// Words of the blocks' sums; 0 if there is one block.
+    pub fn partial_words(&self, problem: &Problem) -> usize {
+        match self.blocks(problem) {
+            1 => 0,
+            blocks => blocks * problem.m * problem.n,
+        }
+    }
+
+    fn cycles(&self, problem: &Problem) -> f64 {
+        let blocks = self.blocks(problem);
+        let UnitTile { rows, columns, .. } = self.tile;
+        let workgroups = (self.tile.workgroups(problem).iter().product::<usize>() * blocks) as f64;
+        let products = (rows * columns * self.block_terms.min(problem.k)) as f64;
+        // Smaller tiles read more memory for the same work.
+        let reuse = 2.0 * (rows * columns) as f64 / (rows + columns) as f64;
+        let one = products / (PRODUCTS_A_CYCLE * (reuse / 128.0).min(1.0)) + WORKGROUP_CYCLES;
+        // A workgroup that has its processor to itself is alone with its waits.
+        let rounds = (workgroups / PROCESSORS).ceil().max(1.3);
+        let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
+        rounds * one + if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 }
+    }
+}
+
+/// The units that compute products on a device of these traits, if any do.
+pub fn wanted(traits: &Traits) -> Option<MatrixUnits> {
+    let wanted = traits.wants_fast_kernels() && traits.precision == Precision::Mixed;
+    traits.matrix_units.filter(|_| wanted)
+}
+
+/// A product; `partials` has room for [`UnitPlan::partial_words`] if there are any.
+///
+/// Panics if the numbers contradict each other or the views: a program's fault, never a user's.
+pub fn record(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan, partials: Option<View>) -> Vec<Dispatch> {
+    let blocks = plan.blocks(&gemm.problem());
+    match partials {
+        Some(partials) if blocks > 1 => {
+            vec![one(&in_blocks(gemm, blocks, partials), units, plan), finish(gemm, blocks, partials)]
+        }
+        _ => vec![one(gemm, units, plan)],
+    }
+}
+
+fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
+    let (problem, tile) = (gemm.problem(), plan.tile);
+    let elements = |matrix: &Matrix| matrix.view.words * if matrix.packed { 2 } else { 1 };
+    let bias_words = gemm.bias.map_or(0, |bias| bias.words);
+    problem.check(elements(&gemm.a), elements(&gemm.b), elements(&gemm.c), bias_words);
+    assert!(!gemm.c.packed, "the result is not packed");
+    let (a_scale, b_scale) = (scale(gemm, Side::A, units), scale(gemm, Side::B, units));
+    let numbers = interface::push(&problem).to_bytes();
+    let scales = [a_scale, b_scale, 1.0 / (a_scale * b_scale)];
+    let scale_bytes = scales.iter().flat_map(|scale| scale.to_ne_bytes()).collect::<Vec<u8>>();
+    let push = [&numbers[..], &word(plan.block_terms).to_ne_bytes(), &scale_bytes].concat();
+    let [wide_a, wide_b, wide_c] = [&gemm.a, &gemm.b, &gemm.c].map(is_wide);
+    let whole = problem.m.is_multiple_of(tile.rows)
+        && problem.n.is_multiple_of(tile.columns)
+        && problem.k.is_multiple_of(tile.step)
+        && [wide_a, wide_b, wide_c] == [true; 3];
+    let invocations = word(tile.subgroups()) * units.subgroup_size;
+    let specialization = Specialization {
+        trans_a: problem.a.trans.into(),
+        trans_b: problem.b.trans.into(),
+        wide_a: wide_a.into(),
+        wide_b: wide_b.into(),
+        wide_c: wide_c.into(),
+        tile_rows: word(tile.rows),
+        tile_columns: word(tile.columns),
+        whole: whole.into(),
+        band: word(tile.band),
+        row_matrices: word(tile.part_rows) / units.side,
+        column_matrices: word(tile.part_columns) / units.side,
+        step: word(tile.step),
+        shares: word(tile.shares),
+        a_packed: gemm.a.packed.into(),
+        b_packed: gemm.b.packed.into(),
+        scaled: (scales != [1.0; 3]).into(),
+        side: units.side,
+        invocations,
+        local_size_x: invocations,
+    };
+    let (a, b, c) = (gemm.a.view, gemm.b.view, gemm.c.view);
+    // Something must be bound where there is no bias; it is not read.
+    let bindings = Bindings { a, b, c, bias: gemm.bias.unwrap_or(b) };
+    let groups = tile.workgroups(&problem).map(|count| {
+        assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
+        word(count)
+    });
+    let recorded = dispatch(Push::from_bytes(&push), specialization, bindings, groups);
+    // The two kernels differ in nothing that is said here: a test holds this.
+    let kernel = if units.factor == Factor::F16 { Kernel::GemmF16 } else { Kernel::GemmBf16 };
+    Dispatch { kernel, ..recorded }
+}
+
+/// What a factor is multiplied by before it is rounded.
+fn scale(gemm: &Gemm, side: Side, units: MatrixUnits) -> f32 {
+    let matrix = if side == Side::A { &gemm.a } else { &gemm.b };
+    let scaled = units.factor == Factor::F16 && gemm.gradient == Some(side) && !matrix.packed;
+    if scaled { GRADIENT_SCALE } else { 1.0 }
+}
+
+/// True if every stored row starts where as many elements as are moved at a time begin.
+fn is_wide(matrix: &Matrix) -> bool {
+    let unit = if matrix.packed { 8 } else { 4 };
+    let layout = matrix.layout;
+    [layout.first, layout.ld, layout.outer, layout.inner].iter().all(|step| step.is_multiple_of(unit))
+}
+
+fn word(number: usize) -> u32 {
+    u32::try_from(number).expect("a product's numbers fit 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_share_their_numbers() {
+        assert_eq!(Kernel::GemmF16.push_members()[..18], *Kernel::Gemm.push_members());
+        let others: Vec<_> = Kernel::GemmF16.push_members()[18..].iter().map(|member| member.name).collect();
+        assert_eq!(others, ["block_terms", "a_scale", "b_scale", "c_scale"]);
+        assert_eq!(Kernel::GemmBf16.push_members(), Kernel::GemmF16.push_members());
+        assert_eq!(Kernel::GemmBf16.specialization(), Kernel::GemmF16.specialization());
+        assert_eq!(Kernel::GemmBf16.bindings(), Kernel::GemmF16.bindings());
+    }
+}

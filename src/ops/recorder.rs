@@ -1,0 +1,150 @@
+//! Collects the dispatches of a recording, and lends them room for what they leave in between.
+
+use crate::ops::gemm::units::{self, UnitPlan};
+use crate::ops::gemm::wide::{self, WidePlan};
+use crate::ops::gemm::{Gemm, Matrix, Split};
+use crate::ops::pack::{pack, packed_words};
+use crate::recording::{BufferId, Dispatch, Program, RecordingId, Traits, View, align_words};
+
+/// Words that room is lent from in turns, so that neighbours do not wait for each other; more for a product
+/// that takes more.
+const ROOM_WORDS: usize = 1 << 25;
+
+/// Collects dispatches in the order they are to take effect.
+pub struct Recorder {
+    /// What may be known of the device.
+    pub traits: Traits,
+    /// What was recorded so far.
+    pub dispatches: Vec<Dispatch>,
+    room: Option<Room>,
+    /// Factors that lie packed in the room, and what they were packed from.
+    packed: Vec<(View, View)>,
+}
+
+/// A buffer that partial sums and packed factors of products are put in, one after the other and from the start
+/// again.
+struct Room {
+    buffer: BufferId,
+    next: usize,
+    /// How long the buffer must be.
+    words: usize,
+}
+
+impl Room {
+    /// Makes sure that so many words can be lent one after the other.
+    fn prepare(&mut self, words: usize) {
+        if self.next + words > ROOM_WORDS {
+            self.next = 0;
+        }
+    }
+
+    fn lend(&mut self, words: usize) -> View {
+        let view = View { buffer: self.buffer, offset: self.next, words };
+        self.next += align_words(words);
+        self.words = self.words.max(self.next);
+        view
+    }
+}
+
+impl Recorder {
+    /// An empty recorder. Without a buffer to lend room from, no product is split and no factor packed.
+    pub fn new(traits: Traits, room: Option<BufferId>) -> Recorder {
+        let room = room.map(|buffer| Room { buffer, next: 0, words: 1 });
+        Recorder { traits, dispatches: Vec::new(), room, packed: Vec::new() }
+    }
+
+    /// Adds a dispatch after those before.
+    pub fn add(&mut self, dispatch: Dispatch) {
+        // What is written over is no longer what was packed.
+        let bindings = dispatch.kernel.bindings().iter().zip(&dispatch.views);
+        for (_, written) in bindings.filter(|(binding, _)| binding.access.writes()) {
+            self.packed.retain(|(source, _)| !source.overlaps(written));
+        }
+        self.dispatches.push(dispatch);
+    }
+
+    /// Adds a matrix product, in two dispatches where that keeps the device busier.
+    pub fn multiply(&mut self, gemm: &Gemm) {
+        if self.room.is_some() && wide::suits(gemm, &self.traits) {
+            return self.multiply_packed(gemm);
+        }
+        if let Some(units) = units::wanted(&self.traits) {
+            let plan = UnitPlan::best(&gemm.problem(), self.room.is_some());
+            let words = plan.partial_words(&gemm.problem());
+            let partials = (words > 0).then(|| self.take(words));
+            let dispatches = units::record(gemm, units, &plan, partials);
+            return dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
+        }
+        let split = if self.room.is_some() { Split::new(gemm, &self.traits) } else { None };
+        let Some(split) = split else {
+            return self.add(gemm.record(&self.traits));
+        };
+        let words = split.partial_words();
+        self.room.as_mut().expect("there is room").prepare(align_words(words));
+        let partials = self.take(words);
+        split.record(None, partials).into_iter().for_each(|dispatch| self.add(dispatch));
+    }
+
+    /// Adds what was recorded to a program.
+    pub fn finish(self, program: &mut Program, name: &str) -> RecordingId {
+        if let Some(room) = self.room {
+            program.lengthen(room.buffer, room.words);
+        }
+        program.add_recording(name, self.dispatches)
+    }
+
+    /// The next so many words of the prepared room; what was packed there is gone.
+    fn take(&mut self, words: usize) -> View {
+        let view = self.room.as_mut().expect("a recorder that lends room").lend(words);
+        self.packed.retain(|(_, packed)| !packed.overlaps(&view));
+        view
+    }
+
+    fn multiply_packed(&mut self, gemm: &Gemm) {
+        let plan = WidePlan::best(&gemm.problem());
+        let partial_words = plan.partial_words(&gemm.problem());
+        let sources = [gemm.a.view, gemm.b.view];
+        self.make_room(sources, partial_words);
+        let [a, b] = [gemm.a, gemm.b].map(|factor| self.packed(factor));
+        let partials = (partial_words > 0).then(|| self.take(partial_words));
+        let dispatches = wide::record(&Gemm { a, b, ..*gemm }, &plan, partials);
+        dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
+    }
+
+    /// Makes sure that taking what these factors and so many words still need drops none of the factors: where
+    /// it would, the room is used from its start.
+    fn make_room(&mut self, sources: [View; 2], partial_words: usize) {
+        loop {
+            let missing = sources
+                .iter()
+                .enumerate()
+                .filter(|(i, source)| self.place(source).is_none() && (*i == 0 || sources[0] != **source));
+            let words = missing.map(|(_, source)| align_words(packed_words(source.words))).sum::<usize>()
+                + align_words(partial_words);
+            let room = self.room.as_mut().expect("a recorder that lends room");
+            room.prepare(words);
+            let lent = View { buffer: room.buffer, offset: room.next, words: words.max(1) };
+            let before = self.packed.len();
+            self.packed.retain(|(_, packed)| !packed.overlaps(&lent));
+            if self.packed.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Where what lies in a view lies packed.
+    fn place(&self, source: &View) -> Option<View> {
+        self.packed.iter().find(|(from, _)| from == source).map(|(_, packed)| *packed)
+    }
+
+    /// The same factor, packed; by a dispatch of its own unless it is already.
+    fn packed(&mut self, factor: Matrix) -> Matrix {
+        let view = self.place(&factor.view).unwrap_or_else(|| {
+            let view = self.take(packed_words(factor.view.words));
+            pack(self, factor.view, view);
+            self.packed.push((factor.view, view));
+            view
+        });
+        Matrix { view, ..factor }.packed()
+    }
+}
