@@ -74,7 +74,7 @@ fn main() {
 
 impl Loaded {
     fn new(device: &Arc<Device>, shape: AttentionShape, traits: &Traits) -> Loaded {
-        let fused = FusedAttention::new(shape, None, traits).expect("there is a kernel");
+        let fused = FusedAttention::any(shape, None, traits).expect("there is a kernel");
         let (mut program, views) = program(shape);
         let (dispatches, candidates) = candidates(&fused, traits, &views);
         program.add_recording("attention", dispatches);
@@ -172,7 +172,11 @@ fn candidates(
             let dispatch = r.dispatches.swap_remove(part as usize);
             found.1.push(Candidate {
                 part,
-                name: format!("{} {:?}", dispatch.kernel.name(), (&dispatch.specialization[..3], dispatch.specialization[8])),
+                name: format!(
+                    "{} {:?}",
+                    dispatch.kernel.name(),
+                    (&dispatch.specialization[..3], &dispatch.specialization[8..])
+                ),
                 taken: variant == *fused,
                 runs_ms: Vec::new(),
             });

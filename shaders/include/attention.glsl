@@ -14,6 +14,7 @@ layout(constant_id = 4) const uint WIDE = 1;       // 1: every head's channels c
 layout(constant_id = 5) const uint DROPOUT = 0;    // 1: probabilities are dropped
 layout(constant_id = 6) const uint SIDE = 16;      // of the matrices that matrix units multiply
 layout(constant_id = 7) const uint INVOCATIONS = 64;  // of a workgroup
+layout(constant_id = 9) const uint UNROLLED = 1;      // 1: a backward kernel's work on a block is one run of instructions
 layout(constant_id = 8) const uint PREFETCH = 0;      // 1: a block is fetched while the one before is worked on
 
 layout(push_constant) uniform Push {

@@ -139,32 +139,33 @@ void store_columns(uint first) {
 // The heads' gradient as it is staged.
 #define LOAD_GRADIENT(at, channel) bounded(load_d_heads(at, channel) * push.gradient_scale)
 
-// A tile of staged rows from `row` on, as left factors: all channels.
-void load_left(out LEFT_MATRIX left[DEPTH], uint row) {
-    [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
-        coopMatLoad(left[c], staged, row * PITCH + c * SIDE / 8, PITCH, ROW_MAJOR);
-    }
-}
+// What follows are not functions, because arrays of matrices would be copied on the way in and out.
 
-// left times the transpose of a tile of staged rows from `row` on: sums over all channels.
-SUM_MATRIX multiply_transposed(LEFT_MATRIX left[DEPTH], uint row) {
-    SUM_MATRIX sum = SUM_MATRIX(0.0);
-    [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
-        RIGHT_MATRIX right;
-        coopMatLoad(right, staged, row * PITCH + c * SIDE / 8, PITCH, COLUMN_MAJOR);
-        sum = coopMatMulAdd(left[c], right, sum);
+// A tile of staged rows from `row` on, as left factors: all channels.
+#define LOAD_LEFT(left, row)                                                             \
+    [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                     \
+        coopMatLoad(left[c_], staged, (row) * PITCH + c_ * SIDE / 8, PITCH, ROW_MAJOR);  \
     }
-    return sum;
-}
+
+// sum = left times the transpose of a tile of staged rows from `row` on: sums over all channels.
+#define MULTIPLY_TRANSPOSED(sum, left, row)                                              \
+    sum = SUM_MATRIX(0.0);                                                               \
+    [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                     \
+        RIGHT_MATRIX right_;                                                             \
+        coopMatLoad(right_, staged, (row) * PITCH + c_ * SIDE / 8, PITCH, COLUMN_MAJOR); \
+        sum = coopMatMulAdd(left[c_], right_, sum);                                      \
+    }
 
 // sum += left times a tile of staged rows from `row` on.
-void add_weighted(inout SUM_MATRIX sum[DEPTH], LEFT_MATRIX left, uint row) {
-    [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
-        RIGHT_MATRIX right;
-        coopMatLoad(right, staged, row * PITCH + c * SIDE / 8, PITCH, ROW_MAJOR);
-        sum[c] = coopMatMulAdd(left, right, sum[c]);
+#define ADD_WEIGHTED(sum, left, row)                                                     \
+    {                                                                                    \
+        LEFT_MATRIX left_ = left;                                                        \
+        [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                 \
+            RIGHT_MATRIX right_;                                                         \
+            coopMatLoad(right_, staged, (row) * PITCH + c_ * SIDE / 8, PITCH, ROW_MAJOR); \
+            sum[c_] = coopMatMulAdd(left_, right_, sum[c_]);                             \
+        }                                                                                \
     }
-}
 
 // The memory that a subgroup's tile shares among its invocations alone.
 void store_sums(SUM_MATRIX x, uint tile) {

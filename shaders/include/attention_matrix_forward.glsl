@@ -36,9 +36,7 @@ void main() {
         STAGE(0, QUERIES, block, load_qkv, QUERY_AT)
         barrier();
         LEFT_MATRIX queries[DEPTH];
-        load_left(queries, min(tile, ROW_TILES - 1) * SIDE);
-        SUM_MATRIX beyond = columns_less_rows();
-
+        LOAD_LEFT(queries, min(tile, ROW_TILES - 1) * SIDE)
         SUM_MATRIX output_[DEPTH];
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) output_[c] = SUM_MATRIX(0.0);
         SUM_MATRIX largest = SUM_MATRIX(LOWEST);
@@ -58,8 +56,9 @@ void main() {
                 [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
                     uint key = first_key + k * SIDE;
                     if (NEEDED(key <= first_query + SIDE - 1)) {
-                        s[k] = multiply_transposed(queries, k * SIDE);
+                        MULTIPLY_TRANSPOSED(s[k], queries, k * SIDE)
                         if (key + SIDE - 1 > first_query) {
+                            SUM_MATRIX beyond = columns_less_rows();
                             float diagonal = float(first_query) - float(key);
                             [[unroll]] for (uint i = 0; i < s[k].length(); ++i) {
                                 s[k][i] = beyond[i] > diagonal ? LOWEST : s[k][i];
@@ -86,7 +85,7 @@ void main() {
                         [[unroll]] for (uint i = 0; i < p.length(); ++i) p[i] = exp2(s[k][i] * to_base_2 - largest[i]);
                         total = total + p;
                         if (DROPOUT != 0) p = p * dropout_tile(step, first_query, key, ROW_MAJOR, tile);
-                        add_weighted(output_, to_left(p, tile), KEYS + k * SIDE);
+                        ADD_WEIGHTED(output_, to_left(p, tile), KEYS + k * SIDE)
                     }
                 }
             }

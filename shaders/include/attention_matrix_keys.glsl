@@ -41,6 +41,33 @@ void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec
     }
 }
 
+// A tile of the block's columns.
+#define WORK_ON_TILE(q) \
+    uint query = first_query + q * SIDE; \
+    if (NEEDED(query + SIDE - 1 >= first_key)) { \
+        SUM_MATRIX s; \
+        MULTIPLY_TRANSPOSED(s, keys, q * SIDE) \
+        SUM_MATRIX d_p; \
+        MULTIPLY_TRANSPOSED(d_p, values, QUERIES + q * SIDE) \
+        SUM_MATRIX p, lse_, delta_, factors; \
+        coopMatLoad(lse_, column_lse, q * SIDE, 0, ROW_MAJOR); \
+        coopMatLoad(delta_, column_delta, q * SIDE, 0, ROW_MAJOR); \
+        if (DROPOUT != 0) factors = dropout_tile(step, query, first_key, COLUMN_MAJOR, tile); \
+        [[unroll]] for (uint i = 0; i < s.length(); ++i) s[i] = exp2(s[i] * to_base_2 - lse_[i]); \
+        if (first_key + SIDE - 1 > query) { \
+            SUM_MATRIX beyond = columns_less_rows(); \
+            float diagonal = float(first_key) - float(query); \
+            [[unroll]] for (uint i = 0; i < s.length(); ++i) s[i] = beyond[i] < diagonal ? 0.0 : s[i]; \
+        } \
+        [[unroll]] for (uint i = 0; i < s.length(); ++i) { \
+            float factor = DROPOUT != 0 ? factors[i] : 1.0; \
+            p[i] = s[i] * factor; \
+            s[i] = bounded(s[i] * (d_p[i] * factor - delta_[i])); \
+        } \
+        ADD_WEIGHTED(d_v, to_left(p, tile), QUERIES + q * SIDE) \
+        ADD_WEIGHTED(d_k, to_left(s, tile), q * SIDE) \
+    }
+
 void main() {
     uint block = gl_WorkGroupID.y * KEYS;
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
@@ -56,12 +83,11 @@ void main() {
         barrier();
         STAGE(0, KEYS, block, load_qkv, KEY_AT)
         barrier();
-        load_left(keys, min(tile, ROW_TILES - 1) * SIDE);
+        LOAD_LEFT(keys, min(tile, ROW_TILES - 1) * SIDE)
         barrier();
         STAGE(0, KEYS, block, load_qkv, VALUE_AT)
         barrier();
-        load_left(values, min(tile, ROW_TILES - 1) * SIDE);
-        SUM_MATRIX beyond = columns_less_rows();
+        LOAD_LEFT(values, min(tile, ROW_TILES - 1) * SIDE)
         SUM_MATRIX d_k[DEPTH], d_v[DEPTH];
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
             d_k[c] = SUM_MATRIX(0.0);
@@ -77,24 +103,13 @@ void main() {
             barrier();
             if (PREFETCH != 0) fetch_columns(first_query + QUERIES);
             if (NEEDED(works)) {
-                [[unroll]] for (uint q = 0; q < COLUMN_TILES; ++q) {
-                    uint query = first_query + q * SIDE;
-                    if (NEEDED(query + SIDE - 1 >= first_key)) {
-                        SUM_MATRIX s = multiply_transposed(keys, q * SIDE);
-                        SUM_MATRIX d_p = multiply_transposed(values, QUERIES + q * SIDE);
-                        SUM_MATRIX p, lse_, delta_, factors;
-                        coopMatLoad(lse_, column_lse, q * SIDE, 0, ROW_MAJOR);
-                        coopMatLoad(delta_, column_delta, q * SIDE, 0, ROW_MAJOR);
-                        if (DROPOUT != 0) factors = dropout_tile(step, query, first_key, COLUMN_MAJOR, tile);
-                        float diagonal = float(first_key) - float(query);
-                        [[unroll]] for (uint i = 0; i < s.length(); ++i) {
-                            float factor = DROPOUT != 0 ? factors[i] : 1.0;
-                            float p_i = beyond[i] < diagonal ? 0.0 : exp2(s[i] * to_base_2 - lse_[i]);
-                            s[i] = bounded(p_i * (d_p[i] * factor - delta_[i]));
-                            p[i] = p_i * factor;
-                        }
-                        add_weighted(d_v, to_left(p, tile), QUERIES + q * SIDE);
-                        add_weighted(d_k, to_left(s, tile), q * SIDE);
+                if (UNROLLED != 0) {
+                    [[unroll]] for (uint q = 0; q < COLUMN_TILES; ++q) {
+                        WORK_ON_TILE(q)
+                    }
+                } else {
+                    [[dont_unroll]] for (uint q = 0; q < COLUMN_TILES; ++q) {
+                        WORK_ON_TILE(q)
                     }
                 }
             }

@@ -52,6 +52,25 @@ void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec
     high = load_qkv(at, channel + 4);
 }
 
+// A tile of the block's columns.
+#define WORK_ON_TILE(k) \
+    uint key = first_key + k * SIDE; \
+    if (NEEDED(key <= first_query + SIDE - 1)) { \
+        SUM_MATRIX s; \
+        MULTIPLY_TRANSPOSED(s, queries, k * SIDE) \
+        SUM_MATRIX d_p; \
+        MULTIPLY_TRANSPOSED(d_p, d_outputs, KEYS + k * SIDE) \
+        if (DROPOUT != 0) d_p = d_p * dropout_tile(step, first_query, key, ROW_MAJOR, tile); \
+        [[unroll]] for (uint i = 0; i < s.length(); ++i) s[i] = exp2(s[i] * to_base_2 - row_lse[i]); \
+        if (key + SIDE - 1 > first_query) { \
+            SUM_MATRIX beyond = columns_less_rows(); \
+            float diagonal = float(first_query) - float(key); \
+            [[unroll]] for (uint i = 0; i < s.length(); ++i) s[i] = beyond[i] > diagonal ? 0.0 : s[i]; \
+        } \
+        [[unroll]] for (uint i = 0; i < s.length(); ++i) s[i] = bounded(s[i] * (d_p[i] - row_delta[i])); \
+        ADD_WEIGHTED(d_q, to_left(s, tile), k * SIDE) \
+    }
+
 void main() {
     // The longest rows first: they take longest.
     uint block = (gl_NumWorkGroups.y - 1 - gl_WorkGroupID.y) * QUERIES;
@@ -69,7 +88,7 @@ void main() {
         barrier();
         STAGE(0, QUERIES, block, load_qkv, QUERY_AT)
         barrier();
-        load_left(queries, tile * SIDE);
+        LOAD_LEFT(queries, min(tile, ROW_TILES - 1) * SIDE)
         find_delta(first_query, tile);
         row_delta = spread_over_columns(tile);
         find_lse(first_query, tile);
@@ -77,8 +96,7 @@ void main() {
         barrier();
         STAGE(0, QUERIES, block, LOAD_GRADIENT, heads_at)
         barrier();
-        load_left(d_outputs, min(tile, ROW_TILES - 1) * SIDE);
-        SUM_MATRIX beyond = columns_less_rows();
+        LOAD_LEFT(d_outputs, min(tile, ROW_TILES - 1) * SIDE)
         SUM_MATRIX d_q[DEPTH];
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) d_q[c] = SUM_MATRIX(0.0);
 
@@ -91,18 +109,13 @@ void main() {
             barrier();
             if (PREFETCH != 0) fetch_columns(first_key + KEYS);
             if (NEEDED(works)) {
-                [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
-                    uint key = first_key + k * SIDE;
-                    if (NEEDED(key <= first_query + SIDE - 1)) {
-                        SUM_MATRIX s = multiply_transposed(queries, k * SIDE);
-                        SUM_MATRIX d_p = multiply_transposed(d_outputs, KEYS + k * SIDE);
-                        if (DROPOUT != 0) d_p = d_p * dropout_tile(step, first_query, key, ROW_MAJOR, tile);
-                        float diagonal = float(first_query) - float(key);
-                        [[unroll]] for (uint i = 0; i < s.length(); ++i) {
-                            float p = beyond[i] > diagonal ? 0.0 : exp2(s[i] * to_base_2 - row_lse[i]);
-                            s[i] = bounded(p * (d_p[i] - row_delta[i]));
-                        }
-                        add_weighted(d_q, to_left(s, tile), k * SIDE);
+                if (UNROLLED != 0) {
+                    [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
+                        WORK_ON_TILE(k)
+                    }
+                } else {
+                    [[dont_unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
+                        WORK_ON_TILE(k)
                     }
                 }
             }

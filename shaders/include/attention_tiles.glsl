@@ -44,7 +44,7 @@ uint slot(uint column) {
 
 // sum[i][j] += row i of left times column j of right, over all channels. Both are tiles in shared memory.
 #define ADD_PRODUCTS(sum, left, right)                                            \
-    for (uint c_ = 0; c_ < QUADS; ++c_) {                                         \
+    [[dont_unroll]] for (uint c_ = 0; c_ < QUADS; ++c_) {                                         \
         vec4 columns_[4];                                                         \
         [[unroll]] for (uint j_ = 0; j_ < 4; ++j_) {                                         \
             columns_[j_] = right[(j_ * ACROSS + across()) * PITCH + c_];          \
@@ -58,7 +58,7 @@ uint slot(uint column) {
 // sum[i * PARTS + v] += scores of row i times the columns' channels, over all columns of the block.
 // `place(column)` is the column's row in the tile.
 #define ADD_WEIGHTED(sum, scores, tile, place)                                    \
-    for (uint n_ = 0; n_ < ACROSS; ++n_) {                                        \
+    [[dont_unroll]] for (uint n_ = 0; n_ < ACROSS; ++n_) {                                        \
         vec4 weights_[4];                                                         \
         [[unroll]] for (uint i_ = 0; i_ < 4; ++i_) {                                         \
             weights_[i_] = scores[(4 * down() + i_) * SCORE_PITCH + n_];          \

@@ -29,6 +29,8 @@ pub struct FusedAttention {
     blocks: [Blocks; 3],
     /// Whether each part's kernel fetches a block while it works on the one before.
     prefetch: [bool; 3],
+    /// Whether each part's kernel works on a block without a loop.
+    unrolled: [bool; 3],
 }
 
 /// What the forward pass reads and writes.
@@ -205,35 +207,47 @@ impl Part {
 }
 
 impl FusedAttention {
-    /// `None` if the traits ask for the exact kernels, or if a head is too wide for the device's shared
-    /// memory. `dropout` acts on the probabilities.
+    /// `None` if the traits ask for the exact kernels, or if products of whole matrices are faster, as they are
+    /// without matrix units. `dropout` acts on the probabilities.
     pub fn new(shape: AttentionShape, dropout: Option<Dropout>, traits: &Traits) -> Option<FusedAttention> {
+        FusedAttention::any(shape, dropout, traits).filter(|fused| !fused.keeps_f32())
+    }
+
+    /// The same whatever is faster; `None` also if a head is too wide for the device's shared memory.
+    pub fn any(shape: AttentionShape, dropout: Option<Dropout>, traits: &Traits) -> Option<FusedAttention> {
         let fits_grid = shape.batch * shape.n_head <= MAX_GROUPS && shape.context <= MAX_GROUPS;
         if !traits.wants_fast_kernels() || !fits_grid {
             return None;
         }
         let kernels = Kernels::of(traits, shape.d_head);
         let best = |part: Part| {
-            let blocks = kernels.blocks().iter().map(|&(owned, other)| part.blocks(owned, other));
-            let bytes = |blocks: &Blocks| kernels.shared_bytes(part, *blocks, shape.d_head);
-            blocks.filter(|blocks| bytes(blocks) <= traits.shared_memory_bytes).next()
+            let mut blocks = kernels.blocks().iter().map(|&(owned, other)| part.blocks(owned, other));
+            blocks.find(|blocks| {
+                kernels.shared_bytes(part, *blocks, shape.d_head) <= traits.shared_memory_bytes
+            })
         };
         let [Some(forward), Some(queries), Some(keys)] = PARTS.map(best) else { return None };
-        Some(FusedAttention { shape, dropout, kernels, blocks: [forward, queries, keys], prefetch: [true; 3] })
+        let blocks = [forward, queries, keys];
+        Some(FusedAttention { shape, dropout, kernels, blocks, prefetch: [true; 3], unrolled: [true; 3] })
     }
 
     /// The same with each choice of blocks and prefetching for a part that fits the device, itself among them: to be timed.
     pub fn variants(&self, part: Part, traits: &Traits) -> Vec<FusedAttention> {
         let with = |&(owned, other): &(usize, usize)| {
-            [true, false].map(|prefetch| {
+            [(true, true), (false, true), (true, false), (false, false)].map(|(prefetch, unrolled)| {
                 let mut variant = *self;
                 variant.blocks[part as usize] = part.blocks(owned, other);
                 variant.prefetch[part as usize] = prefetch;
+                variant.unrolled[part as usize] = unrolled;
                 variant
             })
         };
-        // Only the kernels on matrix units can choose.
-        let differs = |variant: &FusedAttention| self.kernels != Kernels::F32 || variant.prefetch[part as usize];
+        // Only the kernels on matrix units can choose, and going forward everything is unrolled.
+        let differs = |variant: &FusedAttention| {
+            let prefetch = variant.prefetch[part as usize] || self.kernels != Kernels::F32;
+            let forward = part == Part::Forward || self.kernels == Kernels::F32;
+            prefetch && (variant.unrolled[part as usize] || !forward)
+        };
         let bytes = |variant: &FusedAttention| {
             self.kernels.shared_bytes(part, variant.blocks[part as usize], self.shape.d_head)
         };
@@ -299,6 +313,7 @@ impl FusedAttention {
             },
             invocations,
             prefetch: self.prefetch[part as usize].into(),
+            unrolled: self.unrolled[part as usize].into(),
         };
         let owned = part.owned_and_other(blocks).0;
         Dispatch {

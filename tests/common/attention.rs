@@ -164,7 +164,7 @@ impl Case {
 
     /// The fused kernels, or `None` if these traits have none for the shape.
     pub fn fused(&self, traits: &Traits, load: impl FnOnce(Program) -> Box<dyn Executor>) -> Option<Outcome> {
-        let fused = FusedAttention::new(self.shape(), self.dropout(), traits)?;
+        let fused = FusedAttention::any(self.shape(), self.dropout(), traits)?;
         Some(self.outcome_of(&fused, traits, load))
     }
 
