@@ -102,8 +102,8 @@ fn declare_local_size(module: &mut Module, x: Word) -> Result<(), String> {
     Ok(())
 }
 
-/// Vulkan 1.2, which every device has that hlx runs on, but for kernels that need what came later: the devices
-/// that have it have Vulkan 1.3.
+/// Vulkan 1.2, which every device has that hlx runs on, but for kernels that need what came later: the
+/// devices that have it have Vulkan 1.3.
 fn target(source: &Source) -> Target {
     if source.text.contains("GL_NV_cooperative_matrix2") {
         Target::Vulkan { version: VulkanVersion::Vulkan1_3, spirv_version: SpirvVersion::SPIRV1_6 }

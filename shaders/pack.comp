@@ -2,10 +2,11 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #pragma hlx fast
-// Rounds floats to 16 bits (8 of exponent, 8 of significand), two to a word, to nearest even. A NaN stays one.
+// Rounds floats to 16 bits, two to a word.
 layout(local_size_x = 256) in;
 
 #include "flat.glsl"
+#include "pack.glsl"
 
 layout(std430, set = 0, binding = 0) readonly buffer Input { float input_[]; };          // [count]
 layout(std430, set = 0, binding = 1) writeonly buffer Output { uint output_[]; };        // [count / 2], rounded up
@@ -15,18 +16,6 @@ layout(std430, set = 0, binding = 1) writeonly buffer OutputQuads { uvec4 output
 layout(push_constant) uniform Push {
     uint count;
 } push;
-
-uint rounded(float x) {
-    uint bits = floatBitsToUint(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) {
-        return bits >> 16 | 0x40u;
-    }
-    return bits + 0x7fffu + (bits >> 16 & 1u) >> 16;
-}
-
-uint pair(float low, float high) {
-    return rounded(low) | rounded(high) << 16;
-}
 
 void main() {
     uint i = flat_index();

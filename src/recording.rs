@@ -233,8 +233,8 @@ impl Traits {
         matrix_units: None,
     };
 
-    /// True if kernels outside the exact contract are to be taken. Where shared memory is slow, none is faster
-    /// than the exact ones.
+    /// True if kernels outside the exact contract are to be taken. Where shared memory is slow, none is
+    /// faster than the exact ones.
     pub fn wants_fast_kernels(&self) -> bool {
         self.precision != Precision::Exact && self.fast_shared_memory
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use hlx::cpu::CpuExecutor;
 use hlx::error::Result;
 use hlx::ops::admission::{Difference, first_difference};
+use hlx::ops::trial::first_departure;
+use hlx::precision::Precision;
 use hlx::recording::{BufferId, Executor, Program, RecordingId, Ticket, Traits, View};
 use hlx::vulkan::{Device, VulkanExecutor};
 
@@ -88,4 +90,19 @@ fn one_wrong_bit_of_any_kernel_refuses_the_device_by_name() {
         assert_eq!((found.output, found.element), (output, view.words - 1));
         assert_eq!(found.wanted ^ found.got, 1);
     }
+}
+
+/// The fast products of a GPU, on software Vulkan: close to the exact ones, and one wrong element shows.
+#[test]
+fn fast_products_are_tried_against_exact_ones() {
+    let device = common::open();
+    let traits = Traits { precision: Precision::F32, fast_shared_memory: true, ..device.traits() };
+    let load = |program| VulkanExecutor::load(&device, program);
+    assert_eq!(first_departure(traits, CpuExecutor::load, load).unwrap(), None);
+    let wrong = |program| Ok(Wrong { inner: CpuExecutor::load(program)?, word: 5, bit: 21 });
+    let departure = first_departure(traits, wrong, load).unwrap().expect("an element is wrong");
+    assert_eq!(departure.kernels[0], "gemm_fast");
+    let text = departure.to_string();
+    assert!(text.contains("2048 x 64 x 2048 (NN, batch 1) by gemm_fast is"), "{text}");
+    common::assert_silent(&device);
 }

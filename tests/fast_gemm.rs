@@ -1,91 +1,28 @@
 //! The products outside the exact contract stay close to the exact ones on fresh random data, write the whole
 //! result and nothing else, and give the same bits on every run.
 
+#[path = "common/closeness.rs"]
+mod closeness;
 mod common;
 #[path = "common/products.rs"]
 mod products;
 
-use std::sync::Arc;
-
 use hlx::cpu::CpuExecutor;
 use hlx::ops::gemm::fast::{self, FastTile, Plan, TILES};
-use hlx::ops::gemm::{Gemm, Pass, Split, Tiling};
+use hlx::ops::gemm::{Pass, Split, Tiling};
 use hlx::precision::Precision;
-use hlx::recording::{Dispatch, Group, Program, Residence, Traits};
-use hlx::vulkan::{Device, VulkanExecutor};
+use hlx::recording::{Group, Program, Residence, Traits};
+use hlx::vulkan::VulkanExecutor;
 
-use products::{Case, Loaded, batches_and_triangles, element, load_gemm, long_sums, run, shapes_and_layouts};
-
-/// What the results' buffers hold before a run.
-const UNWRITTEN: f32 = f32::NAN;
+use closeness::{UNWRITTEN, check, compare};
+use products::{Case, batches_and_triangles, load_gemm, long_sums, run, shapes_and_layouts};
 
 /// What the norm of the difference may be, of the exact result's.
 const F32_TOLERANCE: f64 = 1e-6;
 
-/// A case's words that belong to its result, and are wanted.
-fn wanted_words(loaded: &Loaded, words: usize) -> Vec<bool> {
-    let problem = &loaded.problem;
-    let mut wanted = vec![false; words];
-    for z in 0..problem.batches {
-        for (i, j) in (0..problem.m).flat_map(|i| (0..problem.n).map(move |j| (i, j))) {
-            wanted[element(problem, problem.c, z, i, j)] = !problem.unwanted(i..i + 1, j);
-        }
-    }
-    wanted
-}
-
-/// Holds one result to the exact one; returns the error.
-fn compare(loaded: &Loaded, exact: &[u32], fast: &[u32], what: &str) -> f64 {
-    let wanted = wanted_words(loaded, exact.len());
-    let (mut difference, mut size) = (0.0, 0.0);
-    for at in 0..exact.len() {
-        let [exact, fast] = [exact[at], fast[at]].map(f32::from_bits);
-        if wanted[at] {
-            assert!(!fast.is_nan(), "{what}: element {at} was not written");
-            difference += (f64::from(fast) - f64::from(exact)).powi(2);
-            size += f64::from(exact).powi(2);
-        } else if exact.is_nan() {
-            assert!(fast.is_nan(), "{what}: word {at} is outside the result, and was written");
-        }
-    }
-    (difference / size.max(f64::MIN_POSITIVE)).sqrt()
-}
-
-/// Runs the cases as `record` records them, on the device, twice, and holds them to the CPU's exact products.
-fn check(device: &Arc<Device>, cases: &[Case], tolerance: f64, record: impl Fn(&Gemm) -> Vec<Dispatch>) {
-    let mut program = Program::default();
-    let (loaded, products): (Vec<_>, Vec<_>) =
-        cases.iter().map(|case| load_gemm(&mut program, *case, Pass::Forward, UNWRITTEN)).unzip();
-    let result = |on_device: bool| {
-        let mut program = program.clone();
-        match on_device {
-            true => {
-                program.add_recording("fast", products.iter().flat_map(&record).collect());
-                let mut executor = VulkanExecutor::load(device, program).unwrap();
-                let first = run(&mut executor, &loaded);
-                assert_eq!(run(&mut executor, &loaded), first, "two runs differ");
-                first
-            }
-            false => {
-                let exact = products.iter().map(|gemm| gemm.record_tiled(Tiling::Alone)).collect();
-                program.add_recording("exact", exact);
-                run(&mut CpuExecutor::load(program).unwrap(), &loaded)
-            }
-        }
-    };
-    let (exact, fast) = (result(false), result(true));
-    let mut worst: f64 = 0.0;
-    for (loaded, (exact, fast)) in loaded.iter().zip(exact.iter().zip(&fast)) {
-        let error = compare(loaded, exact, fast, &format!("{:?}", loaded.case));
-        assert!(error <= tolerance, "{:?}: error {error:e}", loaded.case);
-        worst = worst.max(error);
-    }
-    println!("{} products, largest error {worst:.1e}", cases.len());
-}
-
 fn check_tile(tile: FastTile, cases: &[Case]) {
     let device = common::open();
-    check(&device, cases, F32_TOLERANCE, |gemm| vec![fast::record(gemm, &Plan { tile, block_terms: 64 })]);
+    check(&device, cases, F32_TOLERANCE, |gemm, _| vec![fast::record(gemm, &Plan { tile, block_terms: 64 })]);
     common::assert_silent(&device);
 }
 
@@ -102,8 +39,8 @@ fn every_shape_and_layout() {
     check_tile(tile, &batches_and_triangles());
 }
 
-/// The other tiles, the other orders of tiles, with one share in shared memory and with other patches. Building
-/// a large tile's kernel takes software Vulkan seconds.
+/// The other tiles, the other orders of tiles, with one share in shared memory and with other patches.
+/// Building a large tile's kernel takes software Vulkan seconds.
 #[test]
 fn every_tile() {
     let large = TILES[0];
@@ -123,7 +60,9 @@ fn long_and_split_sums() {
     let device = common::open();
     let cases: Vec<Case> = long_sums().into_iter().chain(Case::new([64, 4096, 64]).transposed()).collect();
     let tile = FastTile { unrolled: 1, ..FastTile::small(32, 64) };
-    check(&device, &cases, F32_TOLERANCE, |gemm| vec![fast::record(gemm, &Plan { tile, block_terms: 64 })]);
+    check(&device, &cases, F32_TOLERANCE, |gemm, _| {
+        vec![fast::record(gemm, &Plan { tile, block_terms: 64 })]
+    });
     for block_terms in [64, 128, 448, 1088] {
         let plan = Plan { tile, block_terms };
         for case in &cases {
@@ -151,7 +90,7 @@ fn a_gpu_gets_fast_kernels_when_it_wants_them() {
     let traits = Traits { precision: Precision::F32, fast_shared_memory: true, ..Traits::PLAIN };
     let device = common::open();
     let cases: Vec<Case> = shapes_and_layouts().into_iter().step_by(3).collect();
-    check(&device, &cases, F32_TOLERANCE, |gemm| {
+    check(&device, &cases, F32_TOLERANCE, |gemm, _| {
         let dispatch = gemm.record(&traits);
         assert!(!dispatch.kernel.exact());
         vec![dispatch]

@@ -163,20 +163,22 @@ uint right_at(uint share, uint along, uint term) {
 #define SUM coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>
 
 // Writes a matrix of C that an edge may cut off, element by element, by way of the subgroup's own part of shared
-// memory.
-void store_cut(SUM sum, uint c_start, uint row, uint column) {
+// memory. All subgroups of a workgroup come here as often.
+void store_cut(SUM sum, bool sums, uint c_start, uint row, uint column) {
     uint staging = gl_SubgroupID * (SIDE * SIDE / 4);
-    coopMatStore(sum, left_tile, staging, SIDE / 4, gl_CooperativeMatrixLayoutRowMajor);
-    controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsShared, gl_SemanticsAcquireRelease);
+    if (sums) {
+        coopMatStore(sum, left_tile, staging, SIDE / 4, gl_CooperativeMatrixLayoutRowMajor);
+    }
+    barrier();
     for (uint i = gl_SubgroupInvocationID; i < SIDE * SIDE; i += gl_SubgroupSize) {
         uint r = row + i / SIDE;
         uint col = column + i % SIDE;
-        if (r < push.m && col < push.n) {
+        if (sums && r < push.m && col < push.n) {
             float total = uintBitsToFloat(left_tile[staging + i / 4][i % 4]);
             c[c_start + r * push.ldc + col] = finished(SCALED != 0 ? total * push.c_scale : total, col);
         }
     }
-    controlBarrier(gl_ScopeSubgroup, gl_ScopeSubgroup, gl_StorageSemanticsShared, gl_SemanticsAcquireRelease);
+    barrier();
 }
 
 // Writes a matrix that lies in C as a whole, in rows that start at multiples of four.
@@ -242,23 +244,22 @@ void main() {
         }
         barrier();
     }
-    if (!sums) {
-        return;
-    }
+    bool inside = WHOLE != 0
+        || (WIDE_C != 0 && corner.y + TILE_ROWS <= push.m && corner.x + TILE_COLUMNS <= push.n);
     [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) {
         [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; ++j) {
             uint r = corner.y + row + i * SIDE;
             uint col = corner.x + column + j * SIDE;
             SUM total = sum[i * COLUMN_MATRICES + j];
-            if (WHOLE != 0 || (WIDE_C != 0 && push.use_bias == 0 && r + SIDE <= push.m && col + SIDE <= push.n)) {
+            if (!inside) {
+                store_cut(total, sums, c_start, r, col);
+            } else if (sums) {
                 if (push.use_bias != 0) {
                     SUM row_of_bias;
                     coopMatLoad(row_of_bias, bias, col, 0, gl_CooperativeMatrixLayoutRowMajor);
                     total += row_of_bias;
                 }
                 store_whole(total, c_start, r, col);
-            } else {
-                store_cut(total, c_start, r, col);
             }
         }
     }

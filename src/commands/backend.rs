@@ -8,6 +8,7 @@ use crate::cpu::CpuExecutor;
 use crate::error::{Error, Result};
 use crate::model::parameters::parameter_count;
 use crate::ops::admission::{self, Difference};
+use crate::ops::trial;
 use crate::recording::{Executor, Program, Traits};
 use crate::report::{MemoryPlan, format};
 use crate::vulkan::{Device, DeviceInfo, Kind, Selection, VulkanExecutor, devices};
@@ -39,10 +40,13 @@ impl Backend {
             DeviceChoice::Auto => Backend::open_best()?,
         };
         match chosen.backend.lacks(precision) {
-            None => Ok(chosen),
+            None => {
+                chosen.backend.try_products(precision)?;
+                Ok(chosen)
+            }
             Some(reason) => Err(Error::NoDevice(format!(
-                "{} does not offer --precision {precision}: {reason}. Take --precision f32 or exact, or another \
-                 --device",
+                "{} does not offer --precision {precision}: {reason}. Take --precision f32 or exact, or \
+                 another --device",
                 chosen.backend.name()
             ))),
         }
@@ -50,12 +54,31 @@ impl Backend {
 
     /// Why this backend does not offer a precision, if so.
     ///
-    /// The CPU executor, and software Vulkan, calculate `f32` as they do `exact`: nothing else is faster there.
+    /// The CPU executor, and software Vulkan, calculate `f32` as they do `exact`: nothing else is faster
+    /// there.
     pub fn lacks(&self, precision: Precision) -> Option<String> {
         let units = self.traits(precision).matrix_units;
         (precision == Precision::Mixed && units.is_none()).then(|| {
             "it has no matrix units that hlx can use (VK_KHR_cooperative_matrix, 16-bit factors)".into()
         })
+    }
+
+    /// Holds the products of a precision to the exact ones before anything is trusted to them.
+    fn try_products(&self, precision: Precision) -> Result<()> {
+        let Backend::Vulkan(device) = self else { return Ok(()) };
+        let traits = self.traits(precision);
+        if !traits.wants_fast_kernels() {
+            return Ok(());
+        }
+        let load = |program| VulkanExecutor::load(device, program);
+        match trial::first_departure(traits, CpuExecutor::load, load)? {
+            None => Ok(()),
+            Some(departure) => Err(Error::NoDevice(format!(
+                "{} multiplies wrongly in --precision {precision}: {departure}. Take --precision exact, update \
+                 its driver, or choose another --device",
+                self.name()
+            ))),
+        }
     }
 
     fn open_vulkan(selection: &Selection) -> Result<Chosen> {

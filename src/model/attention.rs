@@ -184,7 +184,7 @@ impl Attention {
         let scores = scratch.scores.expect("attention by products has room for the scores");
         let (q, k, v) = (self.part_of(saved.qkv, 0), self.part_of(saved.qkv, 1), self.part_of(saved.qkv, 2));
         let (dq, dk, dv) = (self.part_of(d_qkv, 0), self.part_of(d_qkv, 1), self.part_of(d_qkv, 2));
-        let d_out = self.heads_of(d_heads);
+        let d_out = self.heads_of(d_heads).gradient();
         let probs = self.squares_of(self.masked(r, step_number, saved.probs, scratch));
         let d_probs = self.squares_of(scores);
         self.multiply(r, Pass::Backward, [t, t, d], Causal::UpperA, [probs.transposed(), d_out, dv]);
@@ -195,7 +195,7 @@ impl Attention {
             d_scores = unmasked;
         }
         softmax::backward(r, self.shape, saved.probs, saved.heads, d_heads, d_scores);
-        let ds = self.squares_of(d_scores);
+        let ds = self.squares_of(d_scores).gradient();
         self.multiply(r, Pass::Backward, [t, t, d], Causal::LowerA, [ds, k, dq]);
         self.multiply(r, Pass::Backward, [t, t, d], Causal::UpperA, [ds.transposed(), q, dk]);
     }

@@ -249,7 +249,7 @@ impl Gpt {
         let (c, v) = (self.config.d_model, self.config.vocab_size);
         let wte = self.arena.view(self.params, "transformer.wte.weight");
         let d_wte = self.arena.view(grads, "transformer.wte.weight");
-        let d_logits = Matrix::new(a.d_logits, v);
+        let d_logits = Matrix::new(a.d_logits, v).gradient();
         let normed = Matrix::new(a.normed, c);
         let of_input = Gemm::new(
             Pass::Backward,

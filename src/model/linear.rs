@@ -61,7 +61,7 @@ impl Linear {
         partials: View,
     ) {
         let rows = input.words / self.d_in;
-        let d_output_rows = Matrix::new(d_output, self.d_out);
+        let d_output_rows = Matrix::new(d_output, self.d_out).gradient();
         let of_input = Gemm::new(
             Pass::Backward,
             [rows, self.d_out, self.d_in],

@@ -20,6 +20,7 @@ pub mod reduce;
 pub mod residual;
 pub mod rows;
 pub mod softmax;
+pub mod trial;
 
 pub use recorder::Recorder;
 

@@ -2,7 +2,7 @@
 
 use super::Recorder;
 use super::grid::flat_groups;
-use crate::kernels::pack;
+use crate::kernels;
 use crate::recording::View;
 
 /// Words that hold so many floats, packed.
@@ -10,14 +10,37 @@ pub const fn packed_words(floats: usize) -> usize {
     floats.div_ceil(2)
 }
 
-/// output `[packed_words(n)]` from input `[n]`: bfloat16, rounded to nearest even, the first of two in the low
-/// half.
+/// Elements from one row of a packed transpose to the next: rows start at multiples of 16 bytes.
+pub const fn transposed_pitch(rows: usize) -> usize {
+    rows.next_multiple_of(8)
+}
+
+/// output `[packed_words(n)]` from input `[n]`: bfloat16, rounded to nearest even, the first of two in the
+/// low half.
 pub fn pack(r: &mut Recorder, input: View, output: View) {
     assert_eq!(output.words, packed_words(input.words), "two floats in a word");
-    r.add(pack::dispatch(
-        pack::Push { count: u32::try_from(input.words).expect("a tensor's elements are counted in 32 bits") },
+    r.add(kernels::pack::dispatch(
+        kernels::pack::Push { count: word(input.words) },
         Default::default(),
-        pack::Bindings { input, output },
+        kernels::pack::Bindings { input, output },
         flat_groups(input.words.div_ceil(8), 256),
     ));
+}
+
+/// The same of the transpose: output `[columns, transposed_pitch(rows)]` from input `[rows, columns]`.
+pub fn pack_transposed(r: &mut Recorder, columns: usize, input: View, output: View) {
+    let rows = input.words / columns;
+    assert_eq!(input.words, rows * columns, "the input is [rows, columns]");
+    assert_eq!(output.words, packed_words(columns * transposed_pitch(rows)), "two floats in a word");
+    let pitch = transposed_pitch(rows);
+    r.add(kernels::pack_transposed::dispatch(
+        kernels::pack_transposed::Push { rows: word(rows), columns: word(columns), pitch: word(pitch) },
+        Default::default(),
+        kernels::pack_transposed::Bindings { input, output },
+        [word(columns.div_ceil(64)), word(pitch.div_ceil(64)), 1],
+    ));
+}
+
+fn word(number: usize) -> u32 {
+    u32::try_from(number).expect("a tensor's elements are counted in 32 bits")
 }

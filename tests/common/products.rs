@@ -116,7 +116,7 @@ pub fn load_gemm(program: &mut Program, case: Case, pass: Pass, unwritten: f32) 
     let b = add("b", operand(problem.extent(problem.b, problem.stored_b()), 2));
     let bias = add("bias", operand(problem.n, 3));
     let c = add("c", vec![unwritten; problem.extent(problem.c, (problem.m, problem.n)) + 5]);
-    let matrix = |view, layout| Matrix { view, layout, packed: false };
+    let matrix = |view, layout| Matrix { view, layout, packed: false, gradient: false };
     let (a, b, c_matrix) = (matrix(a, problem.a), matrix(b, problem.b), matrix(c, problem.c));
     let gemm = Gemm {
         bias: problem.use_bias.then_some(bias),

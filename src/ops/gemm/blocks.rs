@@ -76,7 +76,7 @@ pub(super) fn in_blocks(gemm: &Gemm, blocks: usize, partials: View) -> Gemm {
     Gemm {
         a: gemm.a.batched(0, 0),
         b: gemm.b.batched(0, 0),
-        c: Matrix { view: partials, layout, packed: false },
+        c: Matrix { view: partials, layout, packed: false, gradient: false },
         bias: None,
         batch_inner: blocks,
         causal: Causal::Blocks,

@@ -29,21 +29,29 @@ pub struct Matrix {
     pub view: View,
     /// How the matrices lie in them.
     pub layout: Layout,
-    /// The elements are pairs of 16-bit floats of the device's [`Factor`](crate::recording::Factor), two a word,
-    /// the first one low. Only fast products on matrix units read them.
+    /// The elements are pairs of 16-bit floats of the device's [`Factor`](crate::recording::Factor), two a
+    /// word, the first one low. Only fast products on matrix units read them.
     pub packed: bool,
+    /// The elements are gradients, so small that 16 bits may not hold them as they are.
+    pub gradient: bool,
 }
 
 impl Matrix {
     /// One matrix, stored row by row, `ld` elements from one row to the next.
     pub fn new(view: View, ld: usize) -> Matrix {
         let layout = Layout { first: 0, ld, outer: 0, inner: 0, trans: false };
-        Matrix { view, layout, packed: false }
+        Matrix { view, layout, packed: false, gradient: false }
     }
 
     /// The elements are 16-bit, two a word.
     pub fn packed(mut self) -> Matrix {
         self.packed = true;
+        self
+    }
+
+    /// The elements are gradients.
+    pub fn gradient(mut self) -> Matrix {
+        self.gradient = true;
         self
     }
 
@@ -75,15 +83,6 @@ pub enum Pass {
     Backward,
 }
 
-/// One of the factors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The left one.
-    A,
-    /// The right one.
-    B,
-}
-
 /// `C[m,n] = snap(op(A)[m,k] * op(B)[k,n] + bias[n])`, for every batch.
 ///
 /// Batch `z` is inner batch `z % batch_inner` of outer batch `z / batch_inner`. Outer is the coarser one: C's
@@ -113,15 +112,12 @@ pub struct Gemm {
     pub batch_inner: usize,
     /// The triangle that is not needed or is zero.
     pub causal: Causal,
-    /// Which factor is a gradient, so small that 16 bits may not hold it as it is.
-    pub gradient: Option<Side>,
 }
 
 impl Gemm {
     /// One plain product; `..Gemm::new(...)` leaves room for a bias, batches and a triangle.
     pub fn new(pass: Pass, [m, k, n]: [usize; 3], a: Matrix, b: Matrix, c: Matrix) -> Gemm {
-        let causal = Causal::None;
-        Gemm { pass, m, k, n, a, b, c, bias: None, batch_outer: 1, batch_inner: 1, causal, gradient: None }
+        Gemm { pass, m, k, n, a, b, c, bias: None, batch_outer: 1, batch_inner: 1, causal: Causal::None }
     }
 
     /// The numbers without the buffers.

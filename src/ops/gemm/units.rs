@@ -5,7 +5,7 @@
 use super::blocks::{finish, in_blocks};
 use super::interface;
 use super::problem::{Causal, Problem};
-use super::{Gemm, Matrix, Side};
+use super::{Gemm, Matrix};
 use crate::kernels::Kernel;
 use crate::kernels::gemm_f16::{Bindings, Push, Specialization, dispatch};
 use crate::precision::Precision;
@@ -62,9 +62,9 @@ pub struct UnitPlan {
     pub block_terms: usize,
 }
 
-/// The device that plans are made for, an NVIDIA H100: its processors, the products that one adds up in a cycle
-/// in the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch take
-/// beside their work.
+/// The device that plans are made for, an NVIDIA H100: its processors, the products that one adds up in a
+/// cycle in the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a
+/// dispatch take beside their work.
 const PROCESSORS: f64 = 132.0;
 const PRODUCTS_A_CYCLE: f64 = 500.0;
 const WORDS_A_CYCLE: f64 = 400.0;
@@ -78,9 +78,9 @@ const BLOCK_UNIT: usize = 64;
 const MAX_BLOCKS: usize = 32;
 const MAX_PARTIAL_WORDS: usize = 1 << 23;
 
-/// What gradients are multiplied by before they are rounded to [`Factor::F16`], whose smallest normal number is
-/// 2^-14: so gradients keep all of their significand down to 2^-28, and something down to 2^-38. They may be as
-/// large as 4; larger ones count as 4.
+/// What gradients are multiplied by before they are rounded to [`Factor::F16`], whose smallest normal
+/// number is 2^-14: so gradients keep all of their significand down to 2^-28, and something down to 2^-38.
+/// They may be as large as 4; larger ones count as 4.
 const GRADIENT_SCALE: f32 = (1 << 14) as f32;
 
 impl UnitPlan {
@@ -150,7 +150,7 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
     let bias_words = gemm.bias.map_or(0, |bias| bias.words);
     problem.check(elements(&gemm.a), elements(&gemm.b), elements(&gemm.c), bias_words);
     assert!(!gemm.c.packed, "the result is not packed");
-    let (a_scale, b_scale) = (scale(gemm, Side::A, units), scale(gemm, Side::B, units));
+    let (a_scale, b_scale) = (scale(&gemm.a, units), scale(&gemm.b, units));
     let numbers = interface::push(&problem).to_bytes();
     let scales = [a_scale, b_scale, 1.0 / (a_scale * b_scale)];
     let scale_bytes = scales.iter().flat_map(|scale| scale.to_ne_bytes()).collect::<Vec<u8>>();
@@ -196,9 +196,8 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
 }
 
 /// What a factor is multiplied by before it is rounded.
-fn scale(gemm: &Gemm, side: Side, units: MatrixUnits) -> f32 {
-    let matrix = if side == Side::A { &gemm.a } else { &gemm.b };
-    let scaled = units.factor == Factor::F16 && gemm.gradient == Some(side) && !matrix.packed;
+fn scale(factor: &Matrix, units: MatrixUnits) -> f32 {
+    let scaled = units.factor == Factor::F16 && factor.gradient && !factor.packed;
     if scaled { GRADIENT_SCALE } else { 1.0 }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! The order of a sum follows from the product's shape alone, so results are the same on every run.
 
-use super::Gemm;
 use super::blocks::{finish, in_blocks};
 use super::interface;
 use super::problem::{Causal, Problem};
+use super::{Gemm, Matrix};
 use crate::kernels::gemm_bf16_wide::{Bindings, Push, Specialization, dispatch};
 use crate::precision::Precision;
 use crate::recording::{Dispatch, Factor, Traits, View};
@@ -55,9 +55,9 @@ pub struct WidePlan {
     pub block_terms: usize,
 }
 
-/// The device that plans are made for, an NVIDIA H100: its processors, the products that one adds up in a cycle
-/// in the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch take
-/// beside their work.
+/// The device that plans are made for, an NVIDIA H100: its processors, the products that one adds up in a
+/// cycle in the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a
+/// dispatch take beside their work.
 const PROCESSORS: f64 = 132.0;
 const PRODUCTS_A_CYCLE: f64 = 800.0;
 const WORDS_A_CYCLE: f64 = 400.0;
@@ -111,7 +111,12 @@ impl WidePlan {
 pub fn suits(gemm: &Gemm, traits: &Traits) -> bool {
     let units = traits.matrix_units.filter(|units| units.workgroup_scope && units.factor == Factor::Bf16);
     let single = gemm.batch_outer * gemm.batch_inner == 1 && gemm.causal == Causal::None;
-    traits.wants_fast_kernels() && traits.precision == Precision::Mixed && units.is_some() && single
+    // What is packed is packed whole.
+    let whole = |factor: &Matrix| {
+        factor.layout.first == 0 && factor.view.words.is_multiple_of(factor.layout.ld) && !factor.packed
+    };
+    let mixed = traits.wants_fast_kernels() && traits.precision == Precision::Mixed;
+    mixed && units.is_some() && single && whole(&gemm.a) && whole(&gemm.b)
 }
 
 /// A product of packed factors; `partials` has room for [`WidePlan::partial_words`] if there are any.
@@ -140,7 +145,8 @@ fn one(gemm: &Gemm, plan: &WidePlan) -> Dispatch {
     let whole = problem.m.is_multiple_of(tile.rows)
         && problem.n.is_multiple_of(tile.columns)
         && problem.k.is_multiple_of(tile.step)
-        && rows_in_eights;
+        && rows_in_eights
+        && problem.c.rows_start_at_quads();
     let specialization = Specialization {
         trans_a: problem.a.trans.into(),
         trans_b: problem.b.trans.into(),

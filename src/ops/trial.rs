@@ -1,0 +1,210 @@
+//! The trial of fast products: those that a program of some precision asks for, held to the exact ones before
+//! anything is trusted to a device.
+//!
+//! What admission is to the exact kernels, to the bit, this is to the products outside the contract, within a
+//! tolerance.
+
+use super::Recorder;
+use super::gemm::{Causal, Gemm, Matrix, Pass};
+use crate::error::Result;
+use crate::exact::fill_normal;
+use crate::precision::Precision;
+use crate::recording::{Executor, Factor, Group, Program, RecordingId, Residence, Traits, View};
+
+/// A product whose result is too far from the exact one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Departure {
+    /// The kernels that computed it.
+    pub kernels: Vec<&'static str>,
+    /// What it is: sizes, layouts, triangle.
+    pub product: String,
+    /// The norm of the difference, of the exact result's; NaN if an element was not written.
+    pub error: f64,
+    /// What it may be.
+    pub tolerance: f64,
+}
+
+impl std::fmt::Display for Departure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Departure { kernels, product, error, tolerance } = self;
+        let kernels = kernels.join(" and ");
+        if error.is_nan() {
+            return write!(f, "{kernels} left elements of {product} unwritten or not a number");
+        }
+        write!(f, "the result of {product} by {kernels} is {error:.1e} off, and {tolerance:.0e} is allowed")
+    }
+}
+
+/// What the norm of a difference may be on a device of these traits, of the exact result's norm.
+pub fn tolerance(traits: &Traits) -> f64 {
+    match (traits.precision, traits.matrix_units.map(|units| units.factor)) {
+        (Precision::Mixed, Some(Factor::Bf16)) => 5e-3,
+        (Precision::Mixed, Some(Factor::F16)) => 1e-3,
+        _ => 1e-6,
+    }
+}
+
+/// A product to be tried.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    sizes: [usize; 3],
+    transposed: [bool; 2],
+    causal: Causal,
+    batches: usize,
+    bias: bool,
+}
+
+impl Case {
+    const fn new(sizes: [usize; 3], transposed: [bool; 2]) -> Case {
+        Case { sizes, transposed, causal: Causal::None, batches: 1, bias: false }
+    }
+
+    fn name(&self) -> String {
+        let [m, k, n] = self.sizes;
+        let letter = |transposed| if transposed { 'T' } else { 'N' };
+        let layout: String = self.transposed.map(letter).iter().collect();
+        let triangle =
+            if self.causal == Causal::None { String::new() } else { format!(", {:?}", self.causal) };
+        format!("{m} x {k} x {n} ({layout}{triangle}, batch {})", self.batches)
+    }
+}
+
+/// Products as a step has them: many tiles and few, past a tile's edge, long sums, triangles. Numbers are
+/// chosen so that every size of tile is taken by one of them.
+fn cases() -> Vec<Case> {
+    let plain = |transposed| Case::new([2048, 64, 2048], transposed);
+    let square = |sizes, transposed, causal| Case { causal, batches: 3, ..Case::new(sizes, transposed) };
+    vec![
+        Case { bias: true, ..plain([false, false]) },
+        plain([false, true]),
+        plain([true, false]),
+        Case { bias: true, ..Case::new([68, 260, 72], [false, false]) },
+        Case { bias: true, ..Case::new([13, 31, 67], [false, true]) },
+        Case::new([64, 4096, 192], [true, false]),
+        square([100, 24, 100], [false, true], Causal::LowerOutput),
+        square([100, 100, 24], [false, false], Causal::LowerA),
+        square([100, 100, 24], [true, false], Causal::UpperA),
+    ]
+}
+
+/// The cases as a program: their factors, and a result each.
+struct Trial {
+    program: Program,
+    inputs: Vec<(View, Vec<f32>)>,
+    /// Each case with its result and its kernels.
+    results: Vec<(Case, View, Vec<&'static str>)>,
+    recording: RecordingId,
+}
+
+impl Trial {
+    fn new(traits: Traits) -> Trial {
+        let mut program = Program::default();
+        let room = program.add_buffer("room", 1, Group::Scratch, Residence::Device);
+        let (mut inputs, mut results) = (Vec::new(), Vec::new());
+        let mut recorder = Recorder::new(traits, Some(room.buffer));
+        for (number, case) in cases().into_iter().enumerate() {
+            let [m, k, n] = case.sizes;
+            let mut add = |name: &str, words| {
+                let name = format!("{name} {number}");
+                program.add_buffer(&name, words, Group::Scratch, Residence::Device)
+            };
+            let [a, b] = [("a", m * k), ("b", k * n)].map(|(name, one)| add(name, one * case.batches));
+            let (bias, c) = (add("bias", n), add("c", m * n * case.batches));
+            for view in [a, b, bias] {
+                let mut values = vec![0.0; view.words];
+                fill_normal(&mut values, 1.0, 1, view.buffer.0, 0);
+                if view == a {
+                    clear_triangle(&mut values, case);
+                }
+                inputs.push((view, values));
+            }
+            inputs.push((c, vec![f32::NAN; c.words]));
+            let factor = |view, [rows, columns]: [usize; 2], transposed| {
+                let stored = if transposed {
+                    Matrix::new(view, rows).transposed()
+                } else {
+                    Matrix::new(view, columns)
+                };
+                stored.batched(0, rows * columns)
+            };
+            let a = factor(a, [m, k], case.transposed[0]);
+            let b = factor(b, [k, n], case.transposed[1]);
+            let result = factor(c, [m, n], false);
+            let gemm = Gemm {
+                bias: case.bias.then_some(bias),
+                batch_inner: case.batches,
+                causal: case.causal,
+                ..Gemm::new(Pass::Forward, case.sizes, a, b, result)
+            };
+            let before = recorder.dispatches.len();
+            recorder.multiply(&gemm);
+            let kernels = recorder.dispatches[before..].iter().map(|dispatch| dispatch.kernel.name());
+            results.push((case, c, kernels.collect()));
+        }
+        let recording = recorder.finish(&mut program, "trial");
+        Trial { program, inputs, results, recording }
+    }
+
+    fn run(&self, executor: &mut impl Executor) -> Result<Vec<Vec<u32>>> {
+        for (view, values) in &self.inputs {
+            executor.write(*view, bytemuck::cast_slice(values))?;
+        }
+        executor.submit(self.recording, &[])?;
+        self.results.iter().map(|(_, view, _)| executor.read(*view)).collect()
+    }
+}
+
+/// Writes the zeros that a triangular factor has.
+fn clear_triangle(a: &mut [f32], case: Case) {
+    let [m, k, _] = case.sizes;
+    let trans = case.transposed[0];
+    let columns = if trans { m } else { k };
+    for (at, x) in a.iter_mut().enumerate() {
+        let (line, place) = (at % (m * k) / columns, at % columns);
+        let (row, term) = if trans { (place, line) } else { (line, place) };
+        let zero = match case.causal {
+            Causal::LowerA => term > row,
+            Causal::UpperA => term < row,
+            _ => false,
+        };
+        if zero {
+            *x = 0.0;
+        }
+    }
+}
+
+/// The norm of the difference of two results, of the exact one's norm. What a causal result has above its
+/// diagonal does not count.
+fn error(case: Case, exact: &[u32], fast: &[u32]) -> f64 {
+    let [m, _, n] = case.sizes;
+    let counts = |at: usize| case.causal != Causal::LowerOutput || at % n <= at / n % m;
+    let (mut difference, mut size) = (0.0, 0.0);
+    for at in (0..exact.len()).filter(|&at| counts(at)) {
+        let [exact, fast] = [exact[at], fast[at]].map(|word| f64::from(f32::from_bits(word)));
+        difference += (fast - exact) * (fast - exact);
+        size += exact * exact;
+    }
+    libm::sqrt(difference / size)
+}
+
+/// Runs the products that a program of these traits would take on the executor that `device` makes, and their
+/// exact counterparts on the one that `reference` makes; returns the first that departs too far.
+///
+/// # Errors
+/// Whatever the executors report.
+pub fn first_departure<R: Executor, D: Executor>(
+    traits: Traits,
+    reference: impl FnOnce(Program) -> Result<R>,
+    device: impl FnOnce(Program) -> Result<D>,
+) -> Result<Option<Departure>> {
+    let (fast, exact) = (Trial::new(traits), Trial::new(Traits::PLAIN));
+    let got = fast.run(&mut device(fast.program.clone())?)?;
+    let wanted = exact.run(&mut reference(exact.program.clone())?)?;
+    let tolerance = tolerance(&traits);
+    let mut results = fast.results.iter().zip(wanted.iter().zip(&got));
+    Ok(results.find_map(|((case, _, kernels), (wanted, got))| {
+        let error = error(*case, wanted, got);
+        let departs = error.is_nan() || error > tolerance;
+        departs.then(|| Departure { kernels: kernels.clone(), product: case.name(), error, tolerance })
+    }))
+}
