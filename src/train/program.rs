@@ -99,7 +99,7 @@ impl TrainProgram {
     pub fn new(shape: &StepShape, traits: Traits) -> TrainProgram {
         let mut program = Program::default();
         let p = &mut program;
-        let model = Gpt::allocate(p, &shape.model, shape.batch_size, Purpose::Training, shape.seed);
+        let model = Gpt::allocate(p, &shape.model, shape.batch_size, Purpose::Training, shape.seed, traits);
         let words = model.arena.words;
         let m = p.add_buffer("adam.m", words, Group::Moments, Residence::Device);
         let v = p.add_buffer("adam.v", words, Group::Moments, Residence::Device);
