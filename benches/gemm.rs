@@ -155,31 +155,57 @@ fn compare_tilings(device: &Arc<Device>) {
     }
 }
 
-/// GFLOP/s of the product of packed factors with tiles of several kinds.
+/// How long a card is kept busy before anything is timed: it takes a while to come to its full speed.
+const WARM: Duration = Duration::from_millis(400);
+
+/// Runs of a candidate in each round.
+const WIDE_RUNS: usize = 10;
+
+/// TFLOP/s of the product of packed factors with tiles of several kinds: every candidate is loaded before the
+/// first is timed.
 fn compare_wide_tiles(device: &Arc<Device>) {
     let tile = WideTile::new;
-    let kinds = [tile(128, 256), tile(256, 128), tile(128, 128), tile(64, 256), tile(64, 128), tile(64, 64)];
+    let kinds =
+        [tile(128, 256), tile(256, 128), tile(256, 256), tile(128, 128), tile(64, 256), tile(64, 128)];
     let tiles: Vec<WideTile> = kinds
         .into_iter()
-        .flat_map(|tile| [32, 64].map(|step| WideTile { step, ..tile }))
+        .flat_map(|tile| [32, 64, 128].map(|step| WideTile { step, ..tile }))
         .flat_map(|tile| [1, 8].map(|band| WideTile { band, ..tile }))
+        .filter(|tile| (tile.rows + tile.columns) * tile.step * 2 <= 48 << 10)
         .collect();
-    for product in &LARGE {
+    for sizes in [[16384, 768, 3072], [16384, 3072, 768], [768, 16384, 3072], [4096, 4096, 4096]] {
+        let nt = product(sizes, ['N', 'T'], 1);
+        let [m, k, n] = sizes;
+        let mut program = Program::default();
+        let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
+        let (a, b, c) = (add("a", m * k / 2), add("b", k * n / 2), add("c", m * n));
+        let operands = (Matrix::new(a, k).packed(), Matrix::new(b, k).packed().transposed());
+        let gemm = Gemm::new(Pass::Backward, sizes, operands.0, operands.1, Matrix::new(c, n));
+        for tile in &tiles {
+            let plan = WidePlan { tile: *tile, block_terms: k };
+            program.add_recording(&format!("{tile:?}"), wide::record(&gemm, &plan, None));
+        }
+        let mut executor = VulkanExecutor::load(device, program).expect("it fits");
+        for view in [a, b] {
+            // Pairs of bfloat16 numbers between 1 and 2, of either sign.
+            let word = |i: usize| (i as u32).wrapping_mul(2_654_435_761) & 0x807f_807f | 0x3f80_3f80;
+            let words: Vec<u32> = (0..view.words).map(word).collect();
+            executor.write(view, &words).expect("the device works");
+        }
+        let start = Instant::now();
+        while start.elapsed() < WARM {
+            executor.time(RecordingId(0), WIDE_RUNS).expect("the device works");
+        }
         let mut shortest = vec![f64::INFINITY; tiles.len()];
         for _ in 0..ROUNDS {
-            for (tile, shortest) in tiles.iter().zip(&mut shortest) {
-                let plan = WidePlan { tile: *tile, block_terms: product.sizes[1] };
-                let record = |gemm: &Gemm| {
-                    // The factors' words are taken for twice as many packed elements.
-                    let gemm = Gemm { a: gemm.a.packed(), b: gemm.b.packed(), ..*gemm };
-                    wide::record(&gemm, &plan, None).remove(0)
-                };
-                *shortest = shortest.min(seconds_on(device, product, record));
+            for (i, shortest) in shortest.iter_mut().enumerate() {
+                let timing = executor.time(RecordingId(i), WIDE_RUNS).expect("the device works");
+                *shortest = shortest.min(timing.median_ms() / 1e3);
             }
         }
-        println!("{:?} A transposed: {}, B: {}", product.sizes, product.trans_a, product.trans_b);
+        println!("{sizes:?}");
         for (tile, seconds) in tiles.iter().zip(shortest) {
-            println!("  {tile:?}: {:.1} TFLOP/s", product.flops() / seconds * 1e-12);
+            println!("  {tile:?}: {:.1} TFLOP/s", nt.flops() / seconds * 1e-12);
         }
     }
 }

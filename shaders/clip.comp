@@ -23,10 +23,12 @@ layout(push_constant) uniform Push {
 } push;
 
 void main() {
-    float norm = sqrt_exact(sum_of_squares[0]);
+    // Past their domain the functions' results are nobody's promise, not even which NaN.
+    bool within = sum_of_squares[0] <= uintBitsToFloat(LARGEST_SUM_OF_SQUARES);
+    float norm = within ? sqrt_exact(sum_of_squares[0]) : sum_of_squares[0];
     float clip = snap(push.max_norm * recip(norm + 1e-6));
     bool clips = push.max_norm > 0.0 && clip < 1.0;
-    bool sound = sum_of_squares[0] <= uintBitsToFloat(LARGEST_SUM_OF_SQUARES) && is_finite(loss_sum[0]);
+    bool sound = within && is_finite(loss_sum[0]);
     factor[0] = !sound ? -1.0 : clips ? clip : 1.0;
     spoiled[0] = 0xffffffffu;
     results[0] = loss_sum[0] * push.inv_count;

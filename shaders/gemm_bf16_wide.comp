@@ -94,6 +94,14 @@ void main() {
     if (push.use_bias != 0) {
         coopMatPerElementNV(sum, sum, with_bias, corner.x);
     }
+    if (WHOLE != 0) {
+        tensorLayoutNV<2> result = createTensorLayoutNV(2);
+        result = setTensorLayoutDimensionNV(result, push.m, push.n);
+        result = setTensorLayoutStrideNV(result, push.ldc & ~3u, 1);
+        coopMatStoreTensorNV(sum, c, c_start & ~3u,
+                             sliceTensorLayoutNV(result, corner.y, TILE_ROWS, corner.x, TILE_COLUMNS));
+        return;
+    }
     CLAMPED result = createTensorLayoutNV(2, gl_CooperativeMatrixClampModeConstantNV);
     result = setTensorLayoutDimensionNV(result, push.m, push.n);
     result = setTensorLayoutStrideNV(result, push.ldc, 1);

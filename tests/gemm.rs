@@ -75,29 +75,19 @@ fn small_shared_tiles() {
     check_both_passes(&whole_tiles(), tiling);
 }
 
+/// Software Vulkan takes seconds to compile each variant of a larger tile, so the cases are few: both ends of a
+/// sum and of a tile, whole and cut off.
 #[test]
-fn large_shared_tiles() {
-    let tiling = shared(FastTile::large(64, 64));
-    check_both_passes(&shapes_and_layouts(), tiling);
-    check_both_passes(&batches_and_triangles(), tiling);
-}
-
-#[test]
-fn oblong_shared_tiles() {
+fn larger_shared_tiles() {
     let device = common::open();
-    for (rows, columns) in [(64, 128), (128, 64)] {
-        let tile = FastTile { step: 8, shares: 1, ..FastTile::large(rows, columns) };
-        check(&device, &shapes_and_layouts(), Pass::Forward, shared(tile));
+    let lone = FastTile { step: 8, shares: 1, ..FastTile::large(64, 64) };
+    for tile in [FastTile::large(64, 64), lone] {
+        check(&device, &long_sums(), Pass::Forward, shared(tile));
     }
-    common::assert_silent(&device);
-}
-
-#[test]
-fn the_largest_shared_tiles() {
-    let device = common::open();
-    let tiling = shared(FastTile::large(128, 128));
-    check(&device, &whole_tiles(), Pass::Forward, tiling);
-    check(&device, &long_sums(), Pass::Backward, tiling);
+    for (rows, columns) in [(64, 128), (128, 64), (128, 128)] {
+        let cases: Vec<Case> = whole_tiles().into_iter().take(2).collect();
+        check(&device, &cases, Pass::Backward, shared(FastTile::large(rows, columns)));
+    }
     common::assert_silent(&device);
 }
 

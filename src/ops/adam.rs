@@ -110,10 +110,12 @@ impl AdamW {
 
 /// Twin of shaders/clip.comp.
 pub fn clip(a: clip::Args) {
-    let norm = sqrt(a.sum_of_squares[0]);
+    // Past their domain the functions' results are nobody's promise, not even which NaN.
+    let within = a.sum_of_squares[0] <= LARGEST_SUM_OF_SQUARES;
+    let norm = if within { sqrt(a.sum_of_squares[0]) } else { a.sum_of_squares[0] };
     let clip = snap(a.push.max_norm * recip(norm + 1e-6));
     let clips = a.push.max_norm > 0.0 && clip < 1.0;
-    let sound = a.sum_of_squares[0] <= LARGEST_SUM_OF_SQUARES && a.loss_sum[0].is_finite();
+    let sound = within && a.loss_sum[0].is_finite();
     a.factor[0] = if !sound {
         -1.0
     } else if clips {

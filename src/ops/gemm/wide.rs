@@ -145,7 +145,8 @@ fn one(gemm: &Gemm, plan: &WidePlan) -> Dispatch {
     let whole = problem.m.is_multiple_of(tile.rows)
         && problem.n.is_multiple_of(tile.columns)
         && problem.k.is_multiple_of(tile.step)
-        && rows_in_eights;
+        && rows_in_eights
+        && problem.c.rows_start_at_quads();
     let specialization = Specialization {
         trans_a: problem.a.trans.into(),
         trans_b: problem.b.trans.into(),
