@@ -192,7 +192,11 @@ impl Plan {
         let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
         let terms = self.block_terms.min(problem.k.next_multiple_of(self.tile.step));
         let products = (self.tile.rows * self.tile.columns * terms) as f64;
-        let one = products / products_a_cycle + WORKGROUP_CYCLES;
+        // Elements that are moved one by one need many invocations to be on their way at once.
+        let scattered = [problem.a, problem.b, problem.c].iter().any(|layout| !layout.rows_start_at_quads());
+        let few = self.tile.row_quads * self.tile.column_quads > 1;
+        let slowed = if scattered && few { 4.0 } else { 1.0 };
+        let one = products * slowed / products_a_cycle + WORKGROUP_CYCLES;
         // A workgroup that has its processor to itself is alone with its waits.
         let rounds = (workgroups as f64 / PROCESSORS as f64).ceil().max(1.3);
         let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
