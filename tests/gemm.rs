@@ -75,8 +75,8 @@ fn small_shared_tiles() {
     check_both_passes(&whole_tiles(), tiling);
 }
 
-/// Software Vulkan takes seconds to compile each variant of a larger tile, so the cases are few: both ends of a
-/// sum and of a tile, whole and cut off.
+/// Software Vulkan takes seconds to compile each variant of a larger tile, so the cases are few: both ends
+/// of a sum and of a tile, whole and cut off.
 #[test]
 fn larger_shared_tiles() {
     let device = common::open();

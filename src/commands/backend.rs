@@ -74,8 +74,8 @@ impl Backend {
         match trial::first_departure(traits, CpuExecutor::load, load)? {
             None => Ok(()),
             Some(departure) => Err(Error::NoDevice(format!(
-                "{} multiplies wrongly in --precision {precision}: {departure}. Take --precision exact, update \
-                 its driver, or choose another --device",
+                "{} multiplies wrongly in --precision {precision}: {departure}. Take --precision exact, \
+                 update its driver, or choose another --device",
                 self.name()
             ))),
         }

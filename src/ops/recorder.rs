@@ -1,10 +1,9 @@
 //! Collects the dispatches of a recording, and lends them room for what they leave in between.
 
 use crate::ops::gemm::units::{self, UnitPlan};
-use crate::ops::gemm::wide::{self, WidePlan};
-use crate::ops::gemm::{Gemm, Layout, Matrix, Split};
-use crate::ops::pack::{pack, pack_transposed, packed_words, transposed_pitch};
-use crate::recording::{BufferId, Dispatch, Program, RecordingId, Traits, View, align_words};
+use crate::ops::gemm::{Gemm, Matrix, Split};
+use crate::ops::pack::{pack, packed_words};
+use crate::recording::{BufferId, Dispatch, MatrixUnits, Program, RecordingId, Traits, View, align_words};
 
 /// Words that room is lent from in turns, so that neighbours do not wait for each other; more for a product
 /// that takes more.
@@ -17,42 +16,8 @@ pub struct Recorder {
     /// What was recorded so far.
     pub dispatches: Vec<Dispatch>,
     room: Option<Room>,
-    /// What lies packed in the room.
-    packed: Vec<(Source, View)>,
-}
-
-/// What a factor is packed from. Packed, its terms lie side by side: matrix units are fastest so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Source {
-    view: View,
-    /// Columns of the stored matrix, if it is transposed on the way.
-    transposed: Option<usize>,
-}
-
-impl Source {
-    /// `terms_in_rows`: the stored matrix has a row for each row of A or column of B.
-    fn new(factor: &Matrix, terms_in_rows: bool) -> Source {
-        Source { view: factor.view, transposed: (!terms_in_rows).then_some(factor.layout.ld) }
-    }
-
-    fn packed_words(&self) -> usize {
-        match self.transposed {
-            None => packed_words(self.view.words),
-            Some(columns) => packed_words(columns * transposed_pitch(self.view.words / columns)),
-        }
-    }
-
-    /// How it lies when it is packed.
-    fn layout(&self, layout: Layout) -> Layout {
-        match self.transposed {
-            None => layout,
-            Some(columns) => Layout {
-                ld: transposed_pitch(self.view.words / columns),
-                trans: !layout.trans,
-                ..Layout::default()
-            },
-        }
-    }
+    /// What lies packed in the room: what it was packed from, and where it is.
+    packed: Vec<(View, View)>,
 }
 
 /// A buffer that partial sums and packed factors of products are put in, one after the other and from the
@@ -92,17 +57,17 @@ impl Recorder {
         // What is written over is no longer what was packed.
         let bindings = dispatch.kernel.bindings().iter().zip(&dispatch.views);
         for (_, written) in bindings.filter(|(binding, _)| binding.access.writes()) {
-            self.packed.retain(|(source, _)| !source.view.overlaps(written));
+            self.packed.retain(|(source, _)| !source.overlaps(written));
         }
         self.dispatches.push(dispatch);
     }
 
     /// Adds a matrix product, in two dispatches where that keeps the device busier.
     pub fn multiply(&mut self, gemm: &Gemm) {
-        if self.room.is_some() && wide::suits(gemm, &self.traits) {
-            return self.multiply_packed(gemm);
-        }
         if let Some(units) = units::wanted(&self.traits) {
+            if self.room.is_some() && units::worth_packing(gemm, units) {
+                return self.multiply_packed(gemm, units);
+            }
             let plan = UnitPlan::best(&gemm.problem(), self.room.is_some());
             let words = plan.partial_words(&gemm.problem());
             let partials = (words > 0).then(|| self.take_partials(words));
@@ -138,27 +103,25 @@ impl Recorder {
         self.take(words)
     }
 
-    fn multiply_packed(&mut self, gemm: &Gemm) {
-        let plan = WidePlan::best(&gemm.problem());
+    fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits) {
+        let plan = UnitPlan::best(&gemm.problem(), true);
         let partial_words = plan.partial_words(&gemm.problem());
-        let sources = [Source::new(&gemm.a, !gemm.a.layout.trans), Source::new(&gemm.b, gemm.b.layout.trans)];
-        self.make_room(sources, partial_words);
-        let a = self.packed(gemm.a, sources[0]);
-        let b = self.packed(gemm.b, sources[1]);
+        self.make_room([gemm.a.view, gemm.b.view], partial_words);
+        let (a, b) = (self.packed(gemm.a), self.packed(gemm.b));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
-        let dispatches = wide::record(&Gemm { a, b, ..*gemm }, &plan, partials);
+        let dispatches = units::record(&Gemm { a, b, ..*gemm }, units, &plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
     }
 
     /// Makes sure that taking what these factors and so many words still need drops none of the factors:
     /// where it would, the room is used from its start.
-    fn make_room(&mut self, sources: [Source; 2], partial_words: usize) {
+    fn make_room(&mut self, sources: [View; 2], partial_words: usize) {
         loop {
             let missing = sources
                 .iter()
                 .enumerate()
                 .filter(|(i, source)| self.place(source).is_none() && (*i == 0 || sources[0] != **source));
-            let words = missing.map(|(_, source)| align_words(source.packed_words())).sum::<usize>()
+            let words = missing.map(|(_, source)| align_words(packed_words(source.words))).sum::<usize>()
                 + align_words(partial_words);
             let room = self.room.as_mut().expect("a recorder that lends room");
             room.prepare(words);
@@ -171,22 +134,19 @@ impl Recorder {
         }
     }
 
-    /// Where something lies packed.
-    fn place(&self, source: &Source) -> Option<View> {
+    /// Where what lies in a view lies packed.
+    fn place(&self, source: &View) -> Option<View> {
         self.packed.iter().find(|(from, _)| from == source).map(|(_, packed)| *packed)
     }
 
     /// The same factor, packed; by a dispatch of its own unless it is already.
-    fn packed(&mut self, factor: Matrix, source: Source) -> Matrix {
-        let view = self.place(&source).unwrap_or_else(|| {
-            let view = self.take(source.packed_words());
-            match source.transposed {
-                None => pack(self, source.view, view),
-                Some(columns) => pack_transposed(self, columns, source.view, view),
-            }
-            self.packed.push((source, view));
+    fn packed(&mut self, factor: Matrix) -> Matrix {
+        let view = self.place(&factor.view).unwrap_or_else(|| {
+            let view = self.take(packed_words(factor.view.words));
+            pack(self, factor.view, view);
+            self.packed.push((factor.view, view));
             view
         });
-        Matrix { view, layout: source.layout(factor.layout), ..factor }.packed()
+        Matrix { view, ..factor }.packed()
     }
 }

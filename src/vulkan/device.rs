@@ -252,13 +252,11 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
     if physical.portability_subset {
         extensions.push(khr::portability_subset::NAME.as_ptr());
     }
-    let mut vk10 = vk::PhysicalDeviceFeatures::default();
     let mut vk11 = vk::PhysicalDeviceVulkan11Features::default();
     let mut vk12 = vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true);
     let units = physical.info.matrix_units.map(Features::of);
     if let Some((_, names)) = &units {
         extensions.extend(names.iter().map(|name| name.as_ptr()));
-        vk10.shader_int16 = vk::TRUE;
         vk11.storage_buffer16_bit_access = vk::TRUE;
         vk12.shader_float16 = vk::TRUE;
         vk12.vulkan_memory_model = vk::TRUE;
@@ -273,7 +271,6 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
     let mut info = vk::DeviceCreateInfo::default()
         .queue_create_infos(&queues)
         .enabled_extension_names(&extensions)
-        .enabled_features(&vk10)
         .push_next(&mut vk11)
         .push_next(&mut vk12);
     if let Some(features) = &mut features {

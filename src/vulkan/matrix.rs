@@ -129,11 +129,9 @@ pub(super) fn ask(
         query = query.push_next(&mut found.matrix2);
     }
     unsafe { instance.raw.get_physical_device_features2(raw, &mut query) };
-    let int16 = query.features.shader_int16;
     let enough = [
         found.cooperative_matrix.cooperative_matrix,
         vk11.storage_buffer16_bit_access,
-        int16,
         vk12.shader_float16,
         vk12.vulkan_memory_model,
         vk12.vulkan_memory_model_device_scope,

@@ -33,7 +33,7 @@ pub struct UnitTile {
 impl UnitTile {
     /// A tile of these sizes, parted so.
     pub const fn new([rows, columns]: [usize; 2], [part_rows, part_columns]: [usize; 2]) -> UnitTile {
-        UnitTile { rows, columns, part_rows, part_columns, step: 32, shares: 2, band: 8 }
+        UnitTile { rows, columns, part_rows, part_columns, step: 32, shares: 1, band: 8 }
     }
 
     fn subgroups(&self) -> usize {
@@ -77,6 +77,9 @@ const BLOCK_UNIT: usize = 64;
 /// The most blocks that a sum is cut into, and the words that their sums may take (32 MiB).
 const MAX_BLOCKS: usize = 32;
 const MAX_PARTIAL_WORDS: usize = 1 << 23;
+
+/// Of products of less work, packing takes longer than it saves.
+const MIN_PACKED_FLOPS: u64 = 1 << 29;
 
 /// What gradients are multiplied by before they are rounded to [`Factor::F16`], whose smallest normal
 /// number is 2^-14: so gradients keep all of their significand down to 2^-28, and something down to 2^-38.
@@ -129,6 +132,15 @@ impl UnitPlan {
 pub fn wanted(traits: &Traits) -> Option<MatrixUnits> {
     let wanted = traits.wants_fast_kernels() && traits.precision == Precision::Mixed;
     traits.matrix_units.filter(|_| wanted)
+}
+
+/// True if a product is faster with its factors packed beforehand, by a dispatch each.
+pub fn worth_packing(gemm: &Gemm, units: MatrixUnits) -> bool {
+    let single = gemm.batch_outer * gemm.batch_inner == 1 && gemm.causal == Causal::None;
+    let in_eights =
+        |factor: &Matrix| factor.layout.ld.is_multiple_of(8) && factor.layout.first.is_multiple_of(8);
+    let plain = !gemm.a.packed && !gemm.b.packed && in_eights(&gemm.a) && in_eights(&gemm.b);
+    units.factor == Factor::Bf16 && single && plain && gemm.problem().flops() >= MIN_PACKED_FLOPS
 }
 
 /// A product; `partials` has room for [`UnitPlan::partial_words`] if there are any.
