@@ -57,7 +57,9 @@ impl Backend {
     /// The CPU executor, and software Vulkan, calculate `f32` as they do `exact`: nothing else is faster
     /// there.
     pub fn lacks(&self, precision: Precision) -> Option<String> {
-        let units = self.traits(precision).matrix_units;
+        let traits = self.traits(precision);
+        // Software Vulkan offers matrix units that are no faster than plain arithmetic.
+        let units = traits.matrix_units.filter(|_| traits.fast_shared_memory);
         (precision == Precision::Mixed && units.is_none()).then(|| {
             "it has no matrix units that hlx can use (VK_KHR_cooperative_matrix, 16-bit factors)".into()
         })
