@@ -119,7 +119,7 @@ fn bfloat16(x: f32) -> u32 {
     let above =
         if below & 0x7fff == 0x7f7f { f64::from(x).signum() * 2f64.powi(128) } else { value(below + 1) };
     let (down, up) = (f64::from(x).abs() - value(below).abs(), above.abs() - f64::from(x).abs());
-    if down < up || (down == up && below % 2 == 0) { below } else { below + 1 }
+    if down < up || (down == up && below.is_multiple_of(2)) { below } else { below + 1 }
 }
 
 /// Ordinary numbers, and those where rounding has its corners.

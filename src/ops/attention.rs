@@ -197,7 +197,7 @@ impl Part {
         }
     }
 
-    /// The inverse of [`Part::owned_and_other`].
+    /// The inverse of `Part::owned_and_other`.
     pub fn blocks(self, owned: usize, other: usize) -> Blocks {
         match self {
             Part::Forward | Part::BackwardQueries => Blocks { queries: owned, keys: other },
