@@ -7,6 +7,8 @@ use glslang::{
     Compiler, CompilerOptions, Shader, ShaderInput, ShaderMessage, ShaderSource, ShaderStage, SourceLanguage,
     SpirvVersion, Target, VulkanVersion,
 };
+use rspirv::dr::{Instruction, Module, Operand};
+use rspirv::spirv::{BuiltIn, Decoration, ExecutionMode, Op, Word};
 use std::path::Path;
 
 /// A file that a kernel was compiled from.
@@ -18,7 +20,7 @@ pub struct File {
 
 /// What the compiler made of a kernel.
 pub struct Compiled {
-    pub module: rspirv::dr::Module,
+    pub module: Module,
     /// The shader itself, then what it includes, in the order of inclusion.
     pub files: Vec<File>,
     /// Remarks about accepted code, one line each.
@@ -37,12 +39,67 @@ pub fn to_spirv(source: &Source, include_dir: &Path) -> Result<Compiled, String>
     let mut includes = Includes { folder: include_dir, files: Vec::new() };
     let compiled = compile(compiler, source, &options, &mut includes);
 
-    let (words, log) = compiled.map_err(|error| failure(&error, source))?;
-    let module = rspirv::dr::load_words(words)
+    let (mut words, log) = compiled.map_err(|error| failure(&error, source))?;
+    let size_x = take_local_size_id(&mut words);
+    let mut module = rspirv::dr::load_words(words)
         .map_err(|error| format!("{}: cannot parse the compiled SPIR-V: {error}", source.path))?;
+    if let Some(x) = size_x {
+        declare_local_size(&mut module, x).map_err(|error| format!("{}: {error}", source.path))?;
+    }
     let mut files = vec![File { path: source.path.clone(), text: source.text.clone() }];
     files.extend(includes.files);
     Ok(Compiled { module, files, warnings: message_lines(&log, &source.path) })
+}
+
+/// From SPIR-V 1.6 on the compiler declares a workgroup's size by `OpExecutionModeId`, which rspirv does not
+/// read at this place. Makes it the older declaration, and gives the constant that was the size in x.
+fn take_local_size_id(words: &mut [u32]) -> Option<Word> {
+    const HEADER: usize = 5;
+    let mut at = HEADER;
+    while at < words.len() {
+        let length = (words[at] >> 16).max(1) as usize;
+        let operands = at + 2..at + length;
+        if words[at] & 0xffff == Op::ExecutionModeId as u32
+            && words[operands.start] == ExecutionMode::LocalSizeId as u32
+        {
+            words[at] = words[at] & 0xffff_0000 | Op::ExecutionMode as u32;
+            let x = words[at + 3];
+            words[operands].copy_from_slice(&[ExecutionMode::LocalSize as u32, 1, 1, 1]);
+            return Some(x);
+        }
+        at += length;
+    }
+    None
+}
+
+/// Says that `gl_WorkGroupSize`, which the compiler made of a second constant of the same id, is the built-in
+/// that stands above the declaration; the first constant is of no more use.
+fn declare_local_size(module: &mut Module, x: Word) -> Result<(), String> {
+    let spec_id = |a: &Instruction| match a.operands.as_slice() {
+        [Operand::IdRef(of), Operand::Decoration(Decoration::SpecId), Operand::LiteralBit32(id)] => {
+            Some((*of, *id))
+        }
+        _ => None,
+    };
+    let ids: Vec<(Word, u32)> = module.annotations.iter().filter_map(spec_id).collect();
+    let its_id = ids.iter().find(|(of, _)| *of == x).map(|(_, id)| *id);
+    let second = ids.iter().find(|(of, id)| *of != x && Some(*id) == its_id).map(|(of, _)| *of);
+    let second = second.ok_or("the workgroup's size in x must be a specialization constant")?;
+    let is_size = |global: &&Instruction| {
+        global.class.opcode == Op::SpecConstantComposite
+            && global.operands.first() == Some(&Operand::IdRef(second))
+    };
+    let size = module.types_global_values.iter().find(is_size).and_then(|global| global.result_id);
+    let size = size.ok_or("gl_WorkGroupSize is not declared")?;
+    module.types_global_values.retain(|global| global.result_id != Some(x));
+    module.annotations.retain(|a| a.operands.first() != Some(&Operand::IdRef(x)));
+    let built_in = vec![
+        Operand::IdRef(size),
+        Operand::Decoration(Decoration::BuiltIn),
+        Operand::BuiltIn(BuiltIn::WorkgroupSize),
+    ];
+    module.annotations.push(Instruction::new(Op::Decorate, None, None, built_in));
+    Ok(())
 }
 
 /// Vulkan 1.2, which every device has that hlx runs on, but for kernels that need what came later: the

@@ -14,14 +14,12 @@ layout(std430, set = 0, binding = 1) readonly buffer Input { float input_[]; }; 
 layout(std430, set = 0, binding = 2) readonly buffer Stats { float stats[]; };          // [N,2]: mean, rstd
 layout(std430, set = 0, binding = 3) writeonly buffer Partials { float partials[]; };   // [2,64,C]
 
+layout(std430, set = 0, binding = 2) readonly buffer StatsPairs { vec2 stats_vec2[]; };
+
 layout(push_constant) uniform Push {
     uint num_positions;  // N
     uint d_model;        // C
 } push;
-
-float normalized(uint row, uint c) {
-    return snap(snap(input_[row * push.d_model + c] - stats[2 * row]) * stats[2 * row + 1]);
-}
 
 void main() {
     uint i = flat_index();
@@ -33,19 +31,24 @@ void main() {
     uint row = i / push.d_model;
     for (; row + (AT_ONCE - 1) * COLUMN_LANES < push.num_positions; row += AT_ONCE * COLUMN_LANES) {
         float d[AT_ONCE];
-        float n[AT_ONCE];
+        float x[AT_ONCE];
+        vec2 of_row[AT_ONCE];
         [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) {
-            d[j] = d_output[(row + j * COLUMN_LANES) * push.d_model + c];
-            n[j] = normalized(row + j * COLUMN_LANES, c);
+            uint at = row + j * COLUMN_LANES;
+            d[j] = d_output[at * push.d_model + c];
+            x[j] = input_[at * push.d_model + c];
+            of_row[j] = stats_vec2[at];
         }
         [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) {
-            gamma_sum = gamma_sum + d[j] * n[j];
+            gamma_sum = gamma_sum + d[j] * snap(snap(x[j] - of_row[j].x) * of_row[j].y);
             beta_sum = beta_sum + d[j];
         }
     }
     for (; row < push.num_positions; row += COLUMN_LANES) {
         float d = d_output[row * push.d_model + c];
-        gamma_sum = gamma_sum + d * normalized(row, c);
+        vec2 of_row = stats_vec2[row];
+        float n = snap(snap(input_[row * push.d_model + c] - of_row.x) * of_row.y);
+        gamma_sum = gamma_sum + d * n;
         beta_sum = beta_sum + d;
     }
     partials[i] = gamma_sum;

@@ -217,6 +217,8 @@ pub struct Traits {
     /// The longest view that a dispatch can bind. What works on a whole arena is dispatched in pieces of
     /// at most this length, cut where no sum is.
     pub max_view_words: usize,
+    /// Shared memory of one workgroup, in bytes.
+    pub shared_memory_bytes: usize,
     /// The device's matrix units, if hlx has kernels for them.
     pub matrix_units: Option<MatrixUnits>,
 }
@@ -227,6 +229,7 @@ impl Traits {
         precision: Precision::Exact,
         fast_shared_memory: false,
         max_view_words: usize::MAX,
+        shared_memory_bytes: usize::MAX,
         matrix_units: None,
     };
 
@@ -247,6 +250,8 @@ pub struct MatrixUnits {
     pub side: u32,
     /// Invocations of a subgroup.
     pub subgroup_size: u32,
+    /// Sums become factors, and rows are reduced, without memory (`VK_NV_cooperative_matrix2`).
+    pub in_registers: bool,
     /// Whole workgroups may share a matrix (`VK_NV_cooperative_matrix2`).
     pub workgroup_scope: bool,
 }

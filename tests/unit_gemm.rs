@@ -194,7 +194,13 @@ fn small_gradients_keep_their_digits() {
 /// Which kernel a precision asks for, and that a product's plan follows from its shape.
 #[test]
 fn mixed_takes_matrix_units_where_there_are_some() {
-    let units = MatrixUnits { factor: Factor::F16, side: 16, subgroup_size: 32, workgroup_scope: false };
+    let units = MatrixUnits {
+        factor: Factor::F16,
+        side: 16,
+        subgroup_size: 32,
+        in_registers: false,
+        workgroup_scope: false,
+    };
     let traits = Traits {
         precision: Precision::Mixed,
         fast_shared_memory: true,

@@ -1,12 +1,14 @@
-//! Causal multi-head self-attention, forward and backward: batched products and a softmax per head.
+//! Causal multi-head self-attention, forward and backward: fused where the precision and the device allow,
+//! else batched products and a softmax per head.
 
 use crate::model::arena::Arena;
 use crate::model::linear::Linear;
 use crate::ops::Recorder;
+use crate::ops::attention::{BackwardViews, ForwardViews, FusedAttention};
 use crate::ops::dropout::Dropout;
 use crate::ops::gemm::{Causal, Gemm, Matrix, Pass};
 use crate::ops::softmax::{self, AttentionShape};
-use crate::recording::View;
+use crate::recording::{Traits, View};
 
 /// One attention layer. B, T, H, D as in [`AttentionShape`]; C = H*D.
 pub struct Attention {
@@ -14,6 +16,7 @@ pub struct Attention {
     qkv: Linear,
     proj: Linear,
     dropout: Option<Dropout>,
+    fused: Option<FusedAttention>,
 }
 
 /// What the forward pass keeps for the backward pass.
@@ -21,7 +24,8 @@ pub struct Attention {
 pub struct Saved {
     /// `[B,T,3C]`: queries, keys and values side by side, each head's channels together.
     pub qkv: View,
-    /// `[B,H,T,T]`, before dropout.
+    /// What is kept of the probabilities: where attention is fused, each row's log-sum-exp `[B,H,T]`; else
+    /// all of them `[B,H,T,T]`, before dropout.
     pub probs: View,
     /// `[B,T,C]`: the heads' outputs, before the projection.
     pub heads: View,
@@ -30,8 +34,9 @@ pub struct Saved {
 /// Room for values that do not outlive the layer.
 #[derive(Clone, Copy)]
 pub struct Scratch {
-    /// `[B,H,T,T]`: scores going forward, the probabilities' gradient going back.
-    pub scores: View,
+    /// `[B,H,T,T]`: scores going forward, the probabilities' gradient going back. Where attention is fused,
+    /// `[B,H,T]`, training only: each row's sum of the heads' outputs times their gradient.
+    pub scores: Option<View>,
     /// `[B,H,T,T]` twice, only with dropout: masked probabilities, and their gradient.
     pub dropped: Option<[View; 2]>,
     /// `[B,T,C]`
@@ -44,13 +49,20 @@ pub struct Scratch {
 
 impl Attention {
     /// `prefix` is the block's name, such as `transformer.h.0`; `dropout` acts on the probabilities.
-    pub fn new(arena: &Arena, prefix: &str, shape: AttentionShape, dropout: Option<Dropout>) -> Attention {
+    pub fn new(
+        arena: &Arena,
+        prefix: &str,
+        shape: AttentionShape,
+        dropout: Option<Dropout>,
+        traits: &Traits,
+    ) -> Attention {
         let c = shape.n_head * shape.d_head;
         Attention {
             shape,
             qkv: Linear::new(arena, &format!("{prefix}.attn.c_attn"), c, 3 * c),
             proj: Linear::new(arena, &format!("{prefix}.attn.c_proj"), c, c),
             dropout,
+            fused: FusedAttention::new(shape, dropout, traits),
         }
     }
 
@@ -101,16 +113,25 @@ impl Attention {
         scratch: &Scratch,
         output: View,
     ) {
-        let AttentionShape { context: t, d_head: d, .. } = self.shape;
         self.qkv.forward(r, params, input, saved.qkv);
+        match &self.fused {
+            Some(fused) => fused.forward(r, &fused_views(step_number, saved)),
+            None => self.forward_by_products(r, step_number, saved, scratch),
+        }
+        self.proj.forward(r, params, saved.heads, output);
+    }
+
+    /// The heads' outputs from queries, keys and values.
+    fn forward_by_products(&self, r: &mut Recorder, step_number: View, saved: &Saved, scratch: &Scratch) {
+        let AttentionShape { context: t, d_head: d, .. } = self.shape;
         let (q, k, v) = (self.part_of(saved.qkv, 0), self.part_of(saved.qkv, 1), self.part_of(saved.qkv, 2));
-        let scores = self.squares_of(scratch.scores);
+        let unmasked = scratch.scores.expect("attention by products has room for the scores");
+        let scores = self.squares_of(unmasked);
         self.multiply(r, Pass::Forward, [t, d, t], Causal::LowerOutput, [q, k.transposed(), scores]);
-        softmax::forward(r, self.shape, scratch.scores, saved.probs);
+        softmax::forward(r, self.shape, unmasked, saved.probs);
         let probs = self.squares_of(self.masked(r, step_number, saved.probs, scratch));
         let heads = self.heads_of(saved.heads);
         self.multiply(r, Pass::Forward, [t, t, d], Causal::LowerA, [probs, v, heads]);
-        self.proj.forward(r, params, saved.heads, output);
     }
 
     /// The probabilities as they meet the values: masked by dropout, if there is any.
@@ -133,29 +154,53 @@ impl Attention {
         d_output: View,
         d_input: View,
     ) {
-        let AttentionShape { context: t, d_head: d, .. } = self.shape;
         let training = "a training program has the backward pass's scratch";
         let d_heads = scratch.d_heads.expect(training);
         let d_qkv = scratch.d_qkv.expect(training);
         let partials = scratch.partials.expect(training);
+        self.proj.backward(r, params, grads, saved.heads, d_output, d_heads, partials);
+        match &self.fused {
+            Some(fused) => {
+                let delta = scratch.scores.expect(training);
+                let forward = fused_views(step_number, saved);
+                fused.backward(r, &BackwardViews { forward, d_heads, delta, d_qkv });
+            }
+            None => self.backward_by_products(r, step_number, saved, scratch, d_heads, d_qkv),
+        }
+        self.qkv.backward(r, params, grads, input, d_qkv, d_input, partials);
+    }
+
+    /// The gradient of queries, keys and values from that of the heads' outputs.
+    fn backward_by_products(
+        &self,
+        r: &mut Recorder,
+        step_number: View,
+        saved: &Saved,
+        scratch: &Scratch,
+        d_heads: View,
+        d_qkv: View,
+    ) {
+        let AttentionShape { context: t, d_head: d, .. } = self.shape;
+        let scores = scratch.scores.expect("attention by products has room for the scores");
         let (q, k, v) = (self.part_of(saved.qkv, 0), self.part_of(saved.qkv, 1), self.part_of(saved.qkv, 2));
         let (dq, dk, dv) = (self.part_of(d_qkv, 0), self.part_of(d_qkv, 1), self.part_of(d_qkv, 2));
-
-        self.proj.backward(r, params, grads, saved.heads, d_output, d_heads, partials);
         let d_out = self.heads_of(d_heads).gradient();
         let probs = self.squares_of(self.masked(r, step_number, saved.probs, scratch));
-        let d_probs = self.squares_of(scratch.scores);
+        let d_probs = self.squares_of(scores);
         self.multiply(r, Pass::Backward, [t, t, d], Causal::UpperA, [probs.transposed(), d_out, dv]);
         self.multiply(r, Pass::Backward, [t, d, t], Causal::LowerOutput, [d_out, v.transposed(), d_probs]);
-        let mut d_scores = scratch.scores;
+        let mut d_scores = scores;
         if let (Some(dropout), Some([_, unmasked])) = (&self.dropout, scratch.dropped) {
-            dropout.apply(r, scratch.scores, step_number, unmasked);
+            dropout.apply(r, scores, step_number, unmasked);
             d_scores = unmasked;
         }
         softmax::backward(r, self.shape, saved.probs, saved.heads, d_heads, d_scores);
         let ds = self.squares_of(d_scores).gradient();
         self.multiply(r, Pass::Backward, [t, t, d], Causal::LowerA, [ds, k, dq]);
         self.multiply(r, Pass::Backward, [t, t, d], Causal::UpperA, [ds.transposed(), q, dk]);
-        self.qkv.backward(r, params, grads, input, d_qkv, d_input, partials);
     }
+}
+
+fn fused_views(step_number: View, saved: &Saved) -> ForwardViews {
+    ForwardViews { qkv: saved.qkv, step_number, heads: saved.heads, lse: saved.probs }
 }

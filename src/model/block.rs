@@ -8,7 +8,7 @@ use crate::ops::Recorder;
 use crate::ops::dropout::Dropout;
 use crate::ops::residual;
 use crate::ops::softmax::AttentionShape;
-use crate::recording::View;
+use crate::recording::{Traits, View};
 
 /// One block.
 pub struct Block {
@@ -72,6 +72,7 @@ impl Block {
         d_ff: usize,
         eps: f64,
         dropout: impl Fn(u32) -> Option<Dropout>,
+        traits: &Traits,
     ) -> Block {
         let prefix = format!("transformer.h.{layer}");
         let d_model = shape.n_head * shape.d_head;
@@ -79,7 +80,7 @@ impl Block {
         let site = |k: u32| dropout(1 + 3 * layer as u32 + k);
         Block {
             ln_1: Norm::new(arena, &format!("{prefix}.ln_1"), d_model, eps),
-            attention: Attention::new(arena, &prefix, shape, site(0)),
+            attention: Attention::new(arena, &prefix, shape, site(0), traits),
             attention_dropout: site(1),
             ln_2: Norm::new(arena, &format!("{prefix}.ln_2"), d_model, eps),
             mlp: Mlp::new(arena, &prefix, d_model, d_ff),

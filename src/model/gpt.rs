@@ -6,6 +6,7 @@ use crate::model::attention;
 use crate::model::block::{self, BackwardScratch, Block, masked};
 use crate::model::mlp;
 use crate::model::norm::Norm;
+use crate::ops::attention::FusedAttention;
 use crate::ops::column_sum::COLUMN_LANES;
 use crate::ops::dropout::Dropout;
 use crate::ops::gemm::{Gemm, Matrix, Pass};
@@ -116,13 +117,15 @@ impl SortedPositions {
 }
 
 impl Gpt {
-    /// Adds the model's buffers to `program`. `batch` is B; dropout acts only in training.
+    /// Adds the model's buffers to `program`. `batch` is B; dropout acts only in training. The passes must
+    /// be recorded for the same `traits`.
     pub fn allocate(
         program: &mut Program,
         config: &ModelConfig,
         batch: usize,
         purpose: Purpose,
         seed: u64,
+        traits: Traits,
     ) -> Gpt {
         let arena = Arena::new(config);
         let shape =
@@ -131,11 +134,11 @@ impl Gpt {
         let layers = |probability: f64| {
             let dropout = |purpose| (probability > 0.0).then_some(Dropout { seed, purpose, probability });
             let eps = config.layer_norm_eps;
-            let block = |l| Block::new(&arena, l, shape, config.d_ff, eps, dropout);
+            let block = |l| Block::new(&arena, l, shape, config.d_ff, eps, dropout, &traits);
             Layers { embedding_dropout: dropout(0), blocks: (0..config.n_layer).map(block).collect() }
         };
         let params = program.add_buffer("parameters", arena.words, Group::Parameters, Residence::Device);
-        let activations = Activations::allocate(program, config, shape, purpose, probability > 0.0);
+        let activations = Activations::allocate(program, config, shape, purpose, probability > 0.0, &traits);
         let logits = device(program, "logits", batch * config.context * config.vocab_size);
         let products = program.add_buffer("products", 1, Group::Scratch, Residence::Device).buffer;
         Gpt {
@@ -196,21 +199,24 @@ impl Gpt {
         cross_entropy::forward(r, self.logits, inputs.targets, losses, self.activations.d_logits);
     }
 
-    /// Every parameter's gradient into the arena `grads`, after [`Gpt::record_loss`]. `scale` is
-    /// 1 / positions in the whole batch, micro-batches together.
-    pub fn record_backward(
-        &self,
-        r: &mut Recorder,
-        inputs: &Inputs,
-        sorted: &SortedPositions,
-        grads: View,
-        scale: f32,
-    ) {
+    /// Losses `[N]`, and the logits' gradient. `scale` is 1 / positions in the whole batch, micro-batches
+    /// together.
+    pub fn record_loss_and_gradient(&self, r: &mut Recorder, inputs: &Inputs, losses: View, scale: f32) {
+        let d_logits = self.activations.d_logits;
+        if cross_entropy::is_fused(self.config.vocab_size, &r.traits) {
+            cross_entropy::fused(r, self.logits, inputs.targets, losses, d_logits, scale);
+        } else {
+            self.record_loss(r, inputs, losses);
+            cross_entropy::backward(r, inputs.targets, d_logits, scale);
+        }
+    }
+
+    /// Every parameter's gradient into the arena `grads`, after [`Gpt::record_loss_and_gradient`].
+    pub fn record_backward(&self, r: &mut Recorder, inputs: &Inputs, sorted: &SortedPositions, grads: View) {
         let a = &self.activations;
         let training = "a training model has the backward pass's buffers";
         let d_stream = a.d_stream.expect(training);
         let back = a.scratch.backward.as_ref().expect(training);
-        cross_entropy::backward(r, inputs.targets, a.d_logits, scale);
         self.record_output_backward(r, grads, back.d_normed);
         self.ln_f.op(self.params, a.stats).backward(
             r,
@@ -274,19 +280,21 @@ impl Activations {
         shape: AttentionShape,
         purpose: Purpose,
         dropout: bool,
+        traits: &Traits,
     ) -> Activations {
         let training = purpose == Purpose::Training;
+        let fused = FusedAttention::new(shape, None, traits).is_some();
         let n = shape.batch * shape.context;
         let (c, copies) = (config.d_model, if training { config.n_layer } else { 1 });
         let streams = (0..if training { copies + 1 } else { 1 })
             .map(|l| device(program, &format!("stream.{l}"), n * c))
             .collect();
-        let blocks = (0..copies).map(|l| saved(program, config, shape, l)).collect();
+        let blocks = (0..copies).map(|l| saved(program, config, shape, l, fused)).collect();
         Activations {
             embedded: dropout.then(|| device(program, "embedded", n * c)),
             streams,
             blocks,
-            scratch: scratch(program, config, shape, training, dropout),
+            scratch: scratch(program, config, shape, training, dropout, fused),
             normed: device(program, "normed", n * c),
             stats: device(program, "stats", 2 * n),
             d_logits: device(program, "d_logits", n * config.vocab_size),
@@ -305,7 +313,13 @@ fn device(program: &mut Program, name: &str, words: usize) -> View {
     program.add_buffer(name, words, Group::Activations, Residence::Device)
 }
 
-fn saved(program: &mut Program, config: &ModelConfig, shape: AttentionShape, layer: usize) -> block::Saved {
+fn saved(
+    program: &mut Program,
+    config: &ModelConfig,
+    shape: AttentionShape,
+    layer: usize,
+    fused: bool,
+) -> block::Saved {
     let n = shape.batch * shape.context;
     let c = config.d_model;
     let mut add = |name: &str, words| device(program, &format!("h.{layer}.{name}"), words);
@@ -314,7 +328,10 @@ fn saved(program: &mut Program, config: &ModelConfig, shape: AttentionShape, lay
         stats_1: add("stats_1", 2 * n),
         attention: attention::Saved {
             qkv: add("qkv", 3 * n * c),
-            probs: add("probs", shape.score_words()),
+            probs: match fused {
+                true => add("lse", shape.rows()),
+                false => add("probs", shape.score_words()),
+            },
             heads: add("heads", n * c),
         },
         middle: add("middle", n * c),
@@ -330,13 +347,18 @@ fn scratch(
     shape: AttentionShape,
     training: bool,
     dropout: bool,
+    fused: bool,
 ) -> block::Scratch {
     let n = shape.batch * shape.context;
     let c = config.d_model;
     let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
     let attention = attention::Scratch {
-        scores: add("scores", shape.score_words()),
-        dropped: dropout.then(|| ["probs.dropped", "d_probs"].map(|name| add(name, shape.score_words()))),
+        scores: match fused {
+            true => training.then(|| add("delta", shape.rows())),
+            false => Some(add("scores", shape.score_words())),
+        },
+        dropped: (dropout && !fused)
+            .then(|| ["probs.dropped", "d_probs"].map(|name| add(name, shape.score_words()))),
         d_heads: training.then(|| add("d_heads", n * c)),
         d_qkv: training.then(|| add("d_qkv", 3 * n * c)),
         partials: training.then(|| add("attention.partials", COLUMN_LANES * 3 * c)),

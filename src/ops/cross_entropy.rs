@@ -6,8 +6,8 @@ use super::Recorder;
 use super::grid::{flat_groups, row_layout, rows_per_task, vectorized};
 use super::rows::{row_max, row_sum};
 use crate::exact::{exp, log, recip, snap};
-use crate::kernels::{cross_entropy, cross_entropy_backward};
-use crate::recording::View;
+use crate::kernels::{cross_entropy, cross_entropy_backward, cross_entropy_fast};
+use crate::recording::{Traits, View};
 
 /// A target that counts for nothing: its row has loss 0 and gradient 0.
 pub const IGNORE: u32 = u32::MAX;
@@ -25,6 +25,30 @@ pub fn forward(r: &mut Recorder, logits: View, targets: View, losses: View, soft
         cross_entropy::Specialization { local_size_x: layout.row_width, local_size_y: layout.rows_per_group },
         cross_entropy::Bindings { logits, targets, losses, softmax },
         layout.groups,
+    ));
+}
+
+/// Vocabularies from here on are many enough for a workgroup a row.
+const LARGE_VOCABULARY: usize = 1024;
+
+/// True if [`fused`] serves a vocabulary in a recording of these traits.
+pub fn is_fused(vocab_size: usize, traits: &Traits) -> bool {
+    traits.wants_fast_kernels() && vocab_size >= LARGE_VOCABULARY && vocab_size.is_multiple_of(4)
+}
+
+/// What [`forward`] and [`backward`] give, in one go: `losses[n]` and `gradient[n,:]` of logits `[N,V]` against
+/// targets `[N]`; `scale` is 1 / positions in the whole batch. Only where [`is_fused`] says so.
+pub fn fused(r: &mut Recorder, logits: View, targets: View, losses: View, gradient: View, scale: f32) {
+    let rows = targets.words;
+    let vocab_size = logits.words / rows;
+    assert!(is_fused(vocab_size, &r.traits), "a vocabulary of {vocab_size} is not for the fused kernel");
+    assert_eq!(losses.words, rows, "losses are [N]");
+    assert_eq!(gradient.words, logits.words, "the gradient is [N,V]");
+    r.add(cross_entropy_fast::dispatch(
+        cross_entropy_fast::Push { rows: rows as u32, vocab_size: vocab_size as u32, scale },
+        Default::default(),
+        cross_entropy_fast::Bindings { logits, targets, losses, gradient },
+        flat_groups(rows, 1),
     ));
 }
 

@@ -9,7 +9,7 @@ use crate::kernels::dropout;
 use crate::recording::View;
 
 /// A dropout site: its mask is a function of these, the step and the element's index.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
     /// The run's seed.
     pub seed: u64,

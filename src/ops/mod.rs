@@ -4,6 +4,7 @@
 pub mod accumulate;
 pub mod adam;
 pub mod admission;
+pub mod attention;
 pub mod column_sum;
 pub mod cross_entropy;
 pub mod dropout;

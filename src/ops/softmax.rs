@@ -10,7 +10,7 @@ use crate::kernels::{softmax_backward, softmax_forward};
 use crate::recording::View;
 
 /// The shape of attention: B sequences of T positions, H heads of D channels.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
     /// B.
     pub batch: usize,
@@ -33,7 +33,8 @@ impl AttentionShape {
         (1.0 / libm::sqrt(self.d_head as f64)) as f32
     }
 
-    fn rows(&self) -> usize {
+    /// Rows of scores, B*H*T.
+    pub fn rows(&self) -> usize {
         self.batch * self.n_head * self.context
     }
 }

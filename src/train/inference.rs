@@ -27,7 +27,7 @@ impl InferenceProgram {
     pub fn new(config: &ModelConfig, batch_size: usize, traits: Traits) -> InferenceProgram {
         let mut program = Program::default();
         let p = &mut program;
-        let model = Gpt::allocate(p, config, batch_size, Purpose::Inference, 0);
+        let model = Gpt::allocate(p, config, batch_size, Purpose::Inference, 0, traits);
         let inputs = Inputs::allocate(p, "inference", model.positions());
         let losses = p.add_buffer("losses", model.positions(), Group::Results, Residence::Readback);
         let mut r = model.recorder(traits);

@@ -99,7 +99,7 @@ impl TrainProgram {
     pub fn new(shape: &StepShape, traits: Traits) -> TrainProgram {
         let mut program = Program::default();
         let p = &mut program;
-        let model = Gpt::allocate(p, &shape.model, shape.batch_size, Purpose::Training, shape.seed);
+        let model = Gpt::allocate(p, &shape.model, shape.batch_size, Purpose::Training, shape.seed, traits);
         let words = model.arena.words;
         let m = p.add_buffer("adam.m", words, Group::Moments, Residence::Device);
         let v = p.add_buffer("adam.v", words, Group::Moments, Residence::Device);
@@ -155,9 +155,9 @@ fn record_micro(
 
     let mut r = model.recorder(traits);
     model.record_forward(&mut r, &inputs, Purpose::Training);
-    model.record_loss(&mut r, &inputs, sums.losses);
+    model.record_loss_and_gradient(&mut r, &inputs, sums.losses, scale);
     reduce::sum(&mut r, sums.losses, false, sums.scratch, target.loss);
-    model.record_backward(&mut r, &inputs, &sorted, target.grads, scale);
+    model.record_backward(&mut r, &inputs, &sorted, target.grads);
     if addend.is_some() {
         accumulate::add(&mut r, target.grads, sums.grads);
         accumulate::add(&mut r, target.loss, sums.loss);

@@ -79,6 +79,11 @@ impl Default for CooperativeMatrix2Features {
 }
 
 impl CooperativeMatrix2Features {
+    /// What sums become factors by, and rows are reduced.
+    fn works_in_registers(&self) -> bool {
+        [self.conversions, self.reductions] == [vk::TRUE; 2]
+    }
+
     /// All that hlx's kernels of this extension use.
     fn is_enough(&self) -> bool {
         [
@@ -142,8 +147,16 @@ pub(super) fn ask(
     let mut properties11 = vk::PhysicalDeviceVulkan11Properties::default();
     let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut properties11);
     unsafe { instance.raw.get_physical_device_properties2(raw, &mut properties) };
+    // The kernels for it are SPIR-V 1.6.
+    let vulkan_1_3 = properties.properties.api_version >= vk::API_VERSION_1_3;
     let subgroup_size = properties11.subgroup_size;
-    Some(MatrixUnits { factor, side, subgroup_size, workgroup_scope: found.matrix2.is_enough() })
+    Some(MatrixUnits {
+        factor,
+        side,
+        subgroup_size,
+        in_registers: vulkan_1_3 && found.matrix2.works_in_registers(),
+        workgroup_scope: found.matrix2.is_enough(),
+    })
 }
 
 /// The best of the shapes that a device multiplies and that hlx's kernels can be specialized for.
@@ -176,9 +189,15 @@ impl Features {
             features.bfloat16.type_ = vk::TRUE;
             features.bfloat16.cooperative_matrix = vk::TRUE;
         }
-        if units.workgroup_scope {
+        let f = &mut features.matrix2;
+        if units.workgroup_scope || units.in_registers {
             extensions.push(NV_COOPERATIVE_MATRIX2);
-            let f = &mut features.matrix2;
+        }
+        if units.in_registers {
+            f.conversions = vk::TRUE;
+            f.reductions = vk::TRUE;
+        }
+        if units.workgroup_scope {
             f.workgroup_scope = vk::TRUE;
             f.flexible_dimensions = vk::TRUE;
             f.conversions = vk::TRUE;
@@ -191,7 +210,7 @@ impl Features {
     /// Asks for what is switched on here when the device is created.
     pub fn chain<'a>(&'a mut self, info: vk::DeviceCreateInfo<'a>) -> vk::DeviceCreateInfo<'a> {
         let Features { cooperative_matrix, bfloat16, matrix2 } = self;
-        let (bfloat16_used, matrix2_used) = (bfloat16.type_, matrix2.workgroup_scope);
+        let (bfloat16_used, matrix2_used) = (bfloat16.type_, matrix2.workgroup_scope | matrix2.conversions);
         let mut info = info.push_next(cooperative_matrix);
         if bfloat16_used == vk::TRUE {
             info = info.push_next(bfloat16);

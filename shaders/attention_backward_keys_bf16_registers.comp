@@ -1,0 +1,7 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_NV_cooperative_matrix2 : require
+#pragma hlx fast
+#define FACTOR_BF16
+#define IN_REGISTERS
+#include "attention_matrix_keys.glsl"

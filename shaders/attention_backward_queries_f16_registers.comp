@@ -1,0 +1,6 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_NV_cooperative_matrix2 : require
+#pragma hlx fast
+#define IN_REGISTERS
+#include "attention_matrix_queries.glsl"

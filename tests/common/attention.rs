@@ -1,0 +1,290 @@
+//! Causal attention on random data: a reference in f64, the exact kernels, and the fused ones.
+
+#![allow(dead_code)] // each test binary uses a part
+
+use hlx::cpu::CpuExecutor;
+use hlx::exact::{dropout_threshold, fill_normal, random_u32};
+use hlx::ops::Recorder;
+use hlx::ops::attention::{BackwardViews, ForwardViews, FusedAttention};
+use hlx::ops::dropout::Dropout;
+use hlx::ops::gemm::{Causal, Gemm, Matrix, Pass};
+use hlx::ops::softmax::{self, AttentionShape};
+use hlx::recording::{Dispatch, Executor, Group, Program, RecordingId, Residence, Traits, View};
+
+/// A NaN that no kernel may leave in what it is to write.
+pub const POISON: u32 = 0x7fc0_dead;
+
+/// The micro-batch's number.
+pub const STEP: [u32; 2] = [5, 0];
+
+/// A case: its shape, whether probabilities are dropped, and its random numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub batch: usize,
+    pub n_head: usize,
+    pub context: usize,
+    pub d_head: usize,
+    pub dropout: Option<f64>,
+    pub seed: u64,
+    /// Standard deviation of the heads' gradient.
+    pub d_size: f64,
+}
+
+/// What attention gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// `[B,T,C]`
+    pub heads: Vec<f64>,
+    /// `[B,T,3C]`
+    pub d_qkv: Vec<f64>,
+}
+
+impl Case {
+    pub fn shape(&self) -> AttentionShape {
+        let Case { batch, n_head, context, d_head, .. } = *self;
+        AttentionShape { batch, context, n_head, d_head }
+    }
+
+    fn d_model(&self) -> usize {
+        self.n_head * self.d_head
+    }
+
+    pub fn heads_words(&self) -> usize {
+        self.batch * self.context * self.d_model()
+    }
+
+    pub fn dropout(&self) -> Option<Dropout> {
+        self.dropout.map(|probability| Dropout { seed: self.seed, purpose: 4, probability })
+    }
+
+    /// qkv `[B,T,3C]` and d_heads `[B,T,C]`.
+    pub fn inputs(&self) -> (Vec<f32>, Vec<f32>) {
+        let (mut qkv, mut d_heads) = (vec![0.0; 3 * self.heads_words()], vec![0.0; self.heads_words()]);
+        fill_normal(&mut qkv, 1.0, self.seed, 1, 0);
+        fill_normal(&mut d_heads, self.d_size, self.seed, 2, 0);
+        (qkv, d_heads)
+    }
+
+    /// The sums as they are defined, in f64.
+    pub fn reference(&self) -> Outcome {
+        let (qkv, d_heads) = self.inputs();
+        let (t, d, c) = (self.context, self.d_head, self.d_model());
+        let mut outcome =
+            Outcome { heads: vec![0.0; self.heads_words()], d_qkv: vec![0.0; 3 * self.heads_words()] };
+        for matrix in 0..self.batch * self.n_head {
+            let (b, h) = (matrix / self.n_head, matrix % self.n_head);
+            let head_at = |i: usize| (b * t + i) * c + h * d;
+            let at = |which: usize, i: usize| (b * t + i) * 3 * c + which * c + h * d;
+            let row = |start: usize| &qkv[start..start + d];
+            for i in 0..t {
+                let d_out = &d_heads[head_at(i)..head_at(i) + d];
+                let scale = 1.0 / (d as f64).sqrt();
+                let scores: Vec<f64> = (0..=i).map(|j| dot(row(at(0, i)), row(at(1, j))) * scale).collect();
+                let largest = scores.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+                let sum: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+                let probs: Vec<f64> = scores.iter().map(|s| (s - largest).exp() / sum).collect();
+                let factors: Vec<f64> = (0..=i).map(|j| self.factor((matrix * t + i) * t + j)).collect();
+                let d_probs: Vec<f64> = (0..=i).map(|j| factors[j] * dot(d_out, row(at(2, j)))).collect();
+                let delta: f64 = probs.iter().zip(&d_probs).map(|(p, dp)| p * dp).sum();
+                for j in 0..=i {
+                    let ds = probs[j] * (d_probs[j] - delta) * scale;
+                    for k in 0..d {
+                        outcome.heads[head_at(i) + k] += probs[j] * factors[j] * f64::from(qkv[at(2, j) + k]);
+                        outcome.d_qkv[at(0, i) + k] += ds * f64::from(qkv[at(1, j) + k]);
+                        outcome.d_qkv[at(1, j) + k] += ds * f64::from(qkv[at(0, i) + k]);
+                        outcome.d_qkv[at(2, j) + k] += probs[j] * factors[j] * f64::from(d_out[k]);
+                    }
+                }
+            }
+        }
+        outcome
+    }
+
+    /// What dropout multiplies a probability by.
+    fn factor(&self, index: usize) -> f64 {
+        let Some(Dropout { seed, purpose, probability }) = self.dropout() else { return 1.0 };
+        let word = random_u32(seed, purpose, STEP[0].into(), index as u32);
+        if word < dropout_threshold(probability) { 0.0 } else { 1.0 / (1.0 - probability) }
+    }
+
+    /// The exact kernels' twins.
+    pub fn exact(&self) -> Outcome {
+        let mut built = Built::new(self);
+        let square = self.shape().score_words();
+        let mut add = |name: &str| built.add(name, square);
+        let squares = Squares {
+            scores: add("scores"),
+            probs: add("probs"),
+            dropped: add("dropped"),
+            d_probs: add("d_probs"),
+            d_scores: add("d_scores"),
+        };
+        let mut r = Recorder::new(Traits::PLAIN, None);
+        self.record_products(&mut r, &built, &squares);
+        let dispatches = r.dispatches;
+        built.run(self, dispatches, |program| Box::new(CpuExecutor::load(program).unwrap()))
+    }
+
+    /// As model/attention.rs does it without fused kernels.
+    fn record_products(&self, r: &mut Recorder, built: &Built, s: &Squares) {
+        let (t, d, c) = (self.context, self.d_head, self.d_model());
+        let part = |view: View, which: usize| Matrix::new(view, 3 * c).at(which * c).batched(t * 3 * c, d);
+        let heads_of = |view: View| Matrix::new(view, c).batched(t * c, d);
+        let square = |view: View| Matrix::new(view, t).batched(self.n_head * t * t, t * t);
+        let product = |r: &mut Recorder, sizes, causal, [a, b, c]: [Matrix; 3]| {
+            let (batch_outer, batch_inner) = (self.batch, self.n_head);
+            r.multiply(&Gemm {
+                batch_outer,
+                batch_inner,
+                causal,
+                ..Gemm::new(Pass::Backward, sizes, a, b, c)
+            });
+        };
+        let masked = |r: &mut Recorder, from: View, to: View| match self.dropout() {
+            Some(dropout) => {
+                dropout.apply(r, from, built.step_number, to);
+                to
+            }
+            None => from,
+        };
+        let [q, k, v] = [0, 1, 2].map(|which| part(built.qkv, which));
+        let [dq, dk, dv] = [0, 1, 2].map(|which| part(built.d_qkv, which));
+        product(r, [t, d, t], Causal::LowerOutput, [q, k.transposed(), square(s.scores)]);
+        softmax::forward(r, self.shape(), s.scores, s.probs);
+        let probs = square(masked(r, s.probs, s.dropped));
+        product(r, [t, t, d], Causal::LowerA, [probs, v, heads_of(built.heads)]);
+        let d_out = heads_of(built.d_heads);
+        product(r, [t, t, d], Causal::UpperA, [probs.transposed(), d_out, dv]);
+        product(r, [t, d, t], Causal::LowerOutput, [d_out, v.transposed(), square(s.d_probs)]);
+        let d_scores = masked(r, s.d_probs, s.d_scores);
+        softmax::backward(r, self.shape(), s.probs, built.heads, built.d_heads, d_scores);
+        product(r, [t, t, d], Causal::LowerA, [square(d_scores), k, dq]);
+        product(r, [t, t, d], Causal::UpperA, [square(d_scores).transposed(), q, dk]);
+    }
+
+    /// The fused kernels, or `None` if these traits have none for the shape.
+    pub fn fused(&self, traits: &Traits, load: impl FnOnce(Program) -> Box<dyn Executor>) -> Option<Outcome> {
+        let fused = FusedAttention::any(self.shape(), self.dropout(), traits)?;
+        Some(self.outcome_of(&fused, traits, load))
+    }
+
+    /// What these kernels give.
+    pub fn outcome_of(
+        &self,
+        fused: &FusedAttention,
+        traits: &Traits,
+        load: impl FnOnce(Program) -> Box<dyn Executor>,
+    ) -> Outcome {
+        let mut built = Built::new(self);
+        let (lse, delta) = (built.add("lse", self.shape().rows()), built.add("delta", self.shape().rows()));
+        let dispatches = built.record(fused, *traits, lse, delta);
+        built.run(self, dispatches, load)
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+}
+
+/// Tensors `[B,H,T,T]`.
+struct Squares {
+    scores: View,
+    probs: View,
+    dropped: View,
+    d_probs: View,
+    d_scores: View,
+}
+
+/// A program under construction.
+pub struct Built {
+    pub program: Program,
+    qkv: View,
+    heads: View,
+    d_heads: View,
+    d_qkv: View,
+    step_number: View,
+    /// What the kernels write: poisoned before they run.
+    written: Vec<View>,
+}
+
+impl Built {
+    pub fn new(case: &Case) -> Built {
+        let mut program = Program::default();
+        let n = case.heads_words();
+        let mut add =
+            |name: &str, words| program.add_buffer(name, words, Group::Activations, Residence::Device);
+        let (qkv, heads, d_heads) = (add("qkv", 3 * n), add("heads", n), add("d_heads", n));
+        let (d_qkv, step_number) = (add("d_qkv", 3 * n), add("step_number", 2));
+        Built { program, qkv, heads, d_heads, d_qkv, step_number, written: vec![heads, d_qkv] }
+    }
+
+    pub fn add(&mut self, name: &str, words: usize) -> View {
+        let view = self.program.add_buffer(name, words, Group::Scratch, Residence::Device);
+        self.written.push(view);
+        view
+    }
+
+    /// Forward, then backward.
+    pub fn record(&self, fused: &FusedAttention, traits: Traits, lse: View, delta: View) -> Vec<Dispatch> {
+        let Built { qkv, heads, d_heads, d_qkv, step_number, .. } = *self;
+        let mut r = Recorder::new(traits, None);
+        let forward = ForwardViews { qkv, step_number, heads, lse };
+        fused.forward(&mut r, &forward);
+        fused.backward(&mut r, &BackwardViews { forward, d_heads, delta, d_qkv });
+        r.dispatches
+    }
+
+    /// Writes the inputs.
+    pub fn write(&self, case: &Case, executor: &mut dyn Executor) {
+        let (qkv, d_heads) = case.inputs();
+        executor.write(self.qkv, bytemuck::cast_slice(&qkv)).unwrap();
+        executor.write(self.d_heads, bytemuck::cast_slice(&d_heads)).unwrap();
+        executor.write(self.step_number, &STEP).unwrap();
+    }
+
+    fn run(
+        mut self,
+        case: &Case,
+        dispatches: Vec<Dispatch>,
+        load: impl FnOnce(Program) -> Box<dyn Executor>,
+    ) -> Outcome {
+        let program = std::mem::take(&mut self.program);
+        let mut program = program;
+        program.add_recording("attention", dispatches);
+        let mut executor = load(program);
+        self.write(case, &mut *executor);
+        let mut run = || {
+            for view in &self.written {
+                executor.write(*view, &vec![POISON; view.words]).unwrap();
+            }
+            executor.submit(RecordingId(0), &[]).unwrap();
+            let mut read = |view: View| executor.read(view).unwrap();
+            (read(self.heads), read(self.d_qkv))
+        };
+        let first = run();
+        assert!(first == run(), "{case:?}: two runs gave different bits");
+        let numbers = |words: Vec<u32>| words.into_iter().map(|w| f64::from(f32::from_bits(w))).collect();
+        Outcome { heads: numbers(first.0), d_qkv: numbers(first.1) }
+    }
+}
+
+impl Outcome {
+    /// The outputs and each gradient by name, to be compared one by one.
+    pub fn parts(&self, case: &Case) -> [(&'static str, Vec<f64>); 4] {
+        let c = case.n_head * case.d_head;
+        let part = |which: usize| {
+            self.d_qkv.chunks(3 * c).flat_map(|row| row[which * c..][..c].iter().copied()).collect()
+        };
+        [("heads", self.heads.clone()), ("d_q", part(0)), ("d_k", part(1)), ("d_v", part(2))]
+    }
+}
+
+/// ||x - reference|| / ||reference||; NaN if any number is. A gradient that is zero by its nature, as that of
+/// a row's only score, is compared with what gradients are about: `natural`.
+pub fn relative_error(x: &[f64], reference: &[f64], natural: f64) -> f64 {
+    let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|n| n * n).sum::<f64>().sqrt();
+    let size = norm(&mut reference.iter().copied());
+    let off = norm(&mut x.iter().zip(reference).map(|(x, r)| x - r));
+    let usual = natural * (x.len() as f64).sqrt();
+    off / if size < 1e-9 * usual { usual } else { size }
+}

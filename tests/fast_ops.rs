@@ -1,0 +1,182 @@
+//! Kernels outside the contract beside products and attention: the fused cross-entropy and the packing of factors.
+
+mod common;
+
+use std::sync::Arc;
+
+use hlx::cpu::CpuExecutor;
+use hlx::exact::{fill_normal, random_u32};
+use hlx::ops::pack::{pack, pack_transposed, packed_words, transposed_pitch};
+use hlx::ops::{Recorder, cross_entropy};
+use hlx::precision::Precision;
+use hlx::recording::{Executor, Group, Program, RecordingId, Residence, Traits, View};
+use hlx::vulkan::{Device, VulkanExecutor};
+
+/// Stands in outputs beforehand: a NaN that no kernel may leave there.
+const UNWRITTEN: u32 = 0x7fc0_dead;
+
+/// A program of one recording: its buffers' words beforehand, and its outputs afterwards.
+struct Case {
+    program: Program,
+    words: Vec<(View, Vec<u32>)>,
+}
+
+impl Case {
+    fn new() -> Case {
+        Case { program: Program::default(), words: Vec::new() }
+    }
+
+    fn add(&mut self, words: Vec<u32>) -> View {
+        let name = format!("buffer {}", self.words.len());
+        let view = self.program.add_buffer(&name, words.len(), Group::Scratch, Residence::Device);
+        self.words.push((view, words));
+        view
+    }
+
+    fn output(&mut self, words: usize) -> View {
+        self.add(vec![UNWRITTEN; words])
+    }
+
+    fn normal(&mut self, words: usize, std_dev: f64) -> View {
+        let mut values = vec![0.0f32; words];
+        fill_normal(&mut values, std_dev, 3, 0, 0);
+        self.add(values.into_iter().map(f32::to_bits).collect())
+    }
+
+    fn run(&self, executor: &mut dyn Executor, outputs: &[View]) -> Vec<Vec<u32>> {
+        for (view, words) in &self.words {
+            executor.write(*view, words).unwrap();
+        }
+        executor.submit(RecordingId(0), &[]).unwrap();
+        outputs.iter().map(|view| executor.read(*view).unwrap()).collect()
+    }
+}
+
+fn fast(device: &Arc<Device>) -> Traits {
+    Traits { precision: Precision::F32, fast_shared_memory: true, ..device.traits() }
+}
+
+fn floats(words: &[u32]) -> Vec<f64> {
+    words.iter().map(|&word| f64::from(f32::from_bits(word))).collect()
+}
+
+/// The norm of the difference, of the norm of what is wanted; NaN if anything is.
+fn distance(got: &[u32], wanted: &[u32]) -> f64 {
+    let (got, wanted) = (floats(got), floats(wanted));
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut got.iter().zip(&wanted).map(|(x, y)| x - y)) / norm(&mut wanted.iter().copied())
+}
+
+#[test]
+fn the_fused_cross_entropy_is_the_exact_one_within_rounding() {
+    let device = common::open();
+    for (rows, vocab_size) in [(1, 1024), (5, 1028), (3, 5000)] {
+        let scale = 0.37 / rows as f32;
+        let build = |traits: Traits, fused: bool| {
+            let mut case = Case::new();
+            let logits = case.normal(rows * vocab_size, 5.0);
+            let target = |row: usize| match row {
+                2 => cross_entropy::IGNORE,
+                _ => random_u32(1, 2, 0, row as u32) % vocab_size as u32,
+            };
+            let targets = case.add((0..rows).map(target).collect());
+            let (losses, gradient) = (case.output(rows), case.output(rows * vocab_size));
+            let mut r = Recorder::new(traits, None);
+            if fused {
+                cross_entropy::fused(&mut r, logits, targets, losses, gradient, scale);
+            } else {
+                cross_entropy::forward(&mut r, logits, targets, losses, gradient);
+                cross_entropy::backward(&mut r, targets, gradient, scale);
+            }
+            case.program.add_recording("case", r.dispatches);
+            (case, [losses, gradient])
+        };
+        let (case, outputs) = build(CpuExecutor::TRAITS, false);
+        let wanted = case.run(&mut CpuExecutor::load(case.program.clone()).unwrap(), &outputs);
+        let (case, outputs) = build(fast(&device), true);
+        let run = || {
+            let mut executor = VulkanExecutor::load(&device, case.program.clone()).unwrap();
+            case.run(&mut executor, &outputs)
+        };
+        let got = run();
+        for (what, got, wanted) in [("losses", &got[0], &wanted[0]), ("gradient", &got[1], &wanted[1])] {
+            let distance = distance(got, wanted);
+            assert!(distance <= 1e-6, "{rows} x {vocab_size}: {what} {distance:e} from the exact ones");
+        }
+        assert_eq!(run(), got, "the same bits in every run");
+    }
+    common::assert_silent(&device);
+}
+
+/// bfloat16 to nearest even, in the simplest way: of both neighbours the nearer, of two as near the even one.
+fn bfloat16(x: f32) -> u32 {
+    let below = x.to_bits() >> 16;
+    if x.is_nan() {
+        return below | 0x40;
+    }
+    let value = |bits: u32| f64::from(f32::from_bits(bits << 16));
+    // Past the largest finite number lies what would be the next power of two.
+    let above =
+        if below & 0x7fff == 0x7f7f { f64::from(x).signum() * 2f64.powi(128) } else { value(below + 1) };
+    let (down, up) = (f64::from(x).abs() - value(below).abs(), above.abs() - f64::from(x).abs());
+    if down < up || (down == up && below % 2 == 0) { below } else { below + 1 }
+}
+
+/// Ordinary numbers, and those where rounding has its corners.
+fn numbers(count: usize) -> Vec<u32> {
+    let corners =
+        [0, 0x8000_0000, 0x3f80_8000, 0x3f81_8000, 0x7f7f_ffff, 0x7f80_0000, 0xff80_0000, 0x7fff_ffff];
+    let random = (0..count as u32).map(|i| {
+        let word = random_u32(9, 1, 0, i);
+        // Subnormal numbers are flushed by some devices.
+        if word & 0x7f80_0000 == 0 { word | 0x0080_0000 } else { word }
+    });
+    corners.into_iter().chain(random).take(count).collect()
+}
+
+#[test]
+fn packing_rounds_to_nearest_even() {
+    let device = common::open();
+    for count in [1, 2, 7, 8, 9, 4099] {
+        let mut case = Case::new();
+        let numbers = numbers(count);
+        let (input, output) = (case.add(numbers.clone()), case.output(packed_words(count)));
+        let mut r = Recorder::new(fast(&device), None);
+        pack(&mut r, input, output);
+        case.program.add_recording("case", r.dispatches);
+        let mut executor = VulkanExecutor::load(&device, case.program.clone()).unwrap();
+        let got = case.run(&mut executor, &[output]).remove(0);
+        for (i, &number) in numbers.iter().enumerate() {
+            let half = got[i / 2] >> (i % 2 * 16) & 0xffff;
+            assert_eq!(half, bfloat16(f32::from_bits(number)), "element {i} of {count}: {number:08x}");
+        }
+    }
+    common::assert_silent(&device);
+}
+
+#[test]
+fn a_packed_transpose_is_one() {
+    let device = common::open();
+    for (rows, columns) in [(1, 1), (3, 5), (64, 64), (65, 68), (130, 33), (70, 200)] {
+        let mut case = Case::new();
+        let numbers = numbers(rows * columns);
+        let pitch = transposed_pitch(rows);
+        let input = case.add(numbers.clone());
+        let output = case.output(packed_words(columns * pitch));
+        let mut r = Recorder::new(fast(&device), None);
+        pack_transposed(&mut r, columns, input, output);
+        case.program.add_recording("case", r.dispatches);
+        let mut executor = VulkanExecutor::load(&device, case.program.clone()).unwrap();
+        let got = case.run(&mut executor, &[output]).remove(0);
+        for column in 0..columns {
+            for row in 0..pitch {
+                let at = column * pitch + row;
+                let half = got[at / 2] >> (at % 2 * 16) & 0xffff;
+                let wanted =
+                    if row < rows { bfloat16(f32::from_bits(numbers[row * columns + column])) } else { 0 };
+                assert_eq!(half, wanted, "row {row}, column {column} of {rows} x {columns}");
+            }
+        }
+    }
+    common::assert_silent(&device);
+}
