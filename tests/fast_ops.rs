@@ -1,4 +1,4 @@
-//! Kernels outside the contract beside products and attention: the fused cross-entropy and the packing of factors.
+//! Kernels outside the contract beside products and attention: fused cross-entropy, packed factors.
 
 mod common;
 
@@ -111,8 +111,8 @@ fn the_fused_cross_entropy_is_the_exact_one_within_rounding() {
 /// bfloat16 to nearest even, in the simplest way: of both neighbours the nearer, of two as near the even one.
 fn bfloat16(x: f32) -> u32 {
     let below = x.to_bits() >> 16;
-    if x.is_nan() {
-        return below | 0x40;
+    if !x.is_finite() {
+        return if x.is_nan() { below | 0x40 } else { below };
     }
     let value = |bits: u32| f64::from(f32::from_bits(bits << 16));
     // Past the largest finite number lies what would be the next power of two.

@@ -81,8 +81,9 @@ fn small_shared_tiles() {
 fn larger_shared_tiles() {
     let device = common::open();
     let lone = FastTile { step: 8, shares: 1, ..FastTile::large(64, 64) };
+    let few: Vec<Case> = long_sums().into_iter().step_by(5).collect();
     for tile in [FastTile::large(64, 64), lone] {
-        check(&device, &long_sums(), Pass::Forward, shared(tile));
+        check(&device, &few, Pass::Forward, shared(tile));
     }
     for (rows, columns) in [(64, 128), (128, 64), (128, 128)] {
         let cases: Vec<Case> = whole_tiles().into_iter().take(2).collect();

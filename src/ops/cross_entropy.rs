@@ -36,8 +36,8 @@ pub fn is_fused(vocab_size: usize, traits: &Traits) -> bool {
     traits.wants_fast_kernels() && vocab_size >= LARGE_VOCABULARY && vocab_size.is_multiple_of(4)
 }
 
-/// What [`forward`] and [`backward`] give, in one go: `losses[n]` and `gradient[n,:]` of logits `[N,V]` against
-/// targets `[N]`; `scale` is 1 / positions in the whole batch. Only where [`is_fused`] says so.
+/// What [`forward`] and [`backward`] give, in one go: `losses[n]` and `gradient[n,:]` of logits `[N,V]`
+/// against targets `[N]`; `scale` is 1 / positions in the whole batch. Only where [`is_fused`] says so.
 pub fn fused(r: &mut Recorder, logits: View, targets: View, losses: View, gradient: View, scale: f32) {
     let rows = targets.words;
     let vocab_size = logits.words / rows;
