@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hlx::cpu::CpuExecutor;
 use hlx::exact::fill_normal;
 use hlx::ops::gemm::fast::FastTile;
-use hlx::ops::gemm::wide::{self, WidePlan, WideTile};
+use hlx::ops::gemm::units::{self, UnitPlan, UnitTile};
 use hlx::ops::gemm::{Gemm, Matrix, Pass, Tiling};
 use hlx::recording::{Dispatch, Executor, Group, Program, RecordingId, Residence, View};
 use hlx::vulkan::{Device, Selection, VulkanExecutor};
@@ -159,19 +159,28 @@ fn compare_tilings(device: &Arc<Device>) {
 const WARM: Duration = Duration::from_millis(400);
 
 /// Runs of a candidate in each round.
-const WIDE_RUNS: usize = 10;
+const UNIT_RUNS: usize = 10;
 
-/// TFLOP/s of the product of packed factors with tiles of several kinds: every candidate is loaded before the
-/// first is timed.
-fn compare_wide_tiles(device: &Arc<Device>) {
-    let tile = WideTile::new;
-    let kinds =
-        [tile(128, 256), tile(256, 128), tile(256, 256), tile(128, 128), tile(64, 256), tile(64, 128)];
-    let tiles: Vec<WideTile> = kinds
+/// TFLOP/s of the product of packed factors on matrix units with tiles of several kinds: every candidate is
+/// loaded before the first is timed.
+fn compare_unit_tiles(device: &Arc<Device>) {
+    let units = device.info().matrix_units.expect("a device with matrix units");
+    let tile = UnitTile::new;
+    let kinds = [
+        tile([128, 128], [64, 64]),
+        tile([128, 128], [64, 32]),
+        tile([256, 128], [64, 64]),
+        tile([128, 256], [64, 64]),
+        tile([128, 64], [64, 64]),
+        tile([64, 64], [32, 32]),
+    ];
+    let tiles: Vec<UnitTile> = kinds
         .into_iter()
-        .flat_map(|tile| [32, 64, 128].map(|step| WideTile { step, ..tile }))
-        .flat_map(|tile| [1, 8].map(|band| WideTile { band, ..tile }))
-        .filter(|tile| (tile.rows + tile.columns) * tile.step * 2 <= 48 << 10)
+        .flat_map(|tile| {
+            [(16, 1), (32, 1), (32, 2), (64, 1)].map(|(step, shares)| UnitTile { step, shares, ..tile })
+        })
+        .flat_map(|tile| [1, 8].map(|band| UnitTile { band, ..tile }))
+        .filter(|tile| (tile.rows + tile.columns) * (tile.step + 8) * tile.shares * 2 <= 48 << 10)
         .collect();
     for sizes in [[16384, 768, 3072], [16384, 3072, 768], [768, 16384, 3072], [4096, 4096, 4096]] {
         let nt = product(sizes, ['N', 'T'], 1);
@@ -182,8 +191,8 @@ fn compare_wide_tiles(device: &Arc<Device>) {
         let operands = (Matrix::new(a, k).packed(), Matrix::new(b, k).packed().transposed());
         let gemm = Gemm::new(Pass::Backward, sizes, operands.0, operands.1, Matrix::new(c, n));
         for tile in &tiles {
-            let plan = WidePlan { tile: *tile, block_terms: k };
-            program.add_recording(&format!("{tile:?}"), wide::record(&gemm, &plan, None));
+            let plan = UnitPlan { tile: *tile, block_terms: k };
+            program.add_recording(&format!("{tile:?}"), units::record(&gemm, units, &plan, None));
         }
         let mut executor = VulkanExecutor::load(device, program).expect("it fits");
         for view in [a, b] {
@@ -194,12 +203,12 @@ fn compare_wide_tiles(device: &Arc<Device>) {
         }
         let start = Instant::now();
         while start.elapsed() < WARM {
-            executor.time(RecordingId(0), WIDE_RUNS).expect("the device works");
+            executor.time(RecordingId(0), UNIT_RUNS).expect("the device works");
         }
         let mut shortest = vec![f64::INFINITY; tiles.len()];
         for _ in 0..ROUNDS {
             for (i, shortest) in shortest.iter_mut().enumerate() {
-                let timing = executor.time(RecordingId(i), WIDE_RUNS).expect("the device works");
+                let timing = executor.time(RecordingId(i), UNIT_RUNS).expect("the device works");
                 *shortest = shortest.min(timing.median_ms() / 1e3);
             }
         }
@@ -226,8 +235,8 @@ fn main() {
     if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "tilings")) {
         return compare_tilings(device);
     }
-    if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "wide")) {
-        return compare_wide_tiles(device);
+    if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "units")) {
+        return compare_unit_tiles(device);
     }
     println!("{:>5} {:>5} {:>5}  layout batches {:>10} {:>9}", "m", "k", "n", "us", "GFLOP/s");
     for product in &PRODUCTS {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hlx::cpu::CpuExecutor;
 use hlx::exact::{fill_normal, random_u32};
-use hlx::ops::pack::{pack, pack_transposed, packed_words, transposed_pitch};
+use hlx::ops::pack::{pack, packed_words};
 use hlx::ops::{Recorder, cross_entropy};
 use hlx::precision::Precision;
 use hlx::recording::{Executor, Group, Program, RecordingId, Residence, Traits, View};
@@ -149,33 +149,6 @@ fn packing_rounds_to_nearest_even() {
         for (i, &number) in numbers.iter().enumerate() {
             let half = got[i / 2] >> (i % 2 * 16) & 0xffff;
             assert_eq!(half, bfloat16(f32::from_bits(number)), "element {i} of {count}: {number:08x}");
-        }
-    }
-    common::assert_silent(&device);
-}
-
-#[test]
-fn a_packed_transpose_is_one() {
-    let device = common::open();
-    for (rows, columns) in [(1, 1), (3, 5), (64, 64), (65, 68), (130, 33), (70, 200)] {
-        let mut case = Case::new();
-        let numbers = numbers(rows * columns);
-        let pitch = transposed_pitch(rows);
-        let input = case.add(numbers.clone());
-        let output = case.output(packed_words(columns * pitch));
-        let mut r = Recorder::new(fast(&device), None);
-        pack_transposed(&mut r, columns, input, output);
-        case.program.add_recording("case", r.dispatches);
-        let mut executor = VulkanExecutor::load(&device, case.program.clone()).unwrap();
-        let got = case.run(&mut executor, &[output]).remove(0);
-        for column in 0..columns {
-            for row in 0..pitch {
-                let at = column * pitch + row;
-                let half = got[at / 2] >> (at % 2 * 16) & 0xffff;
-                let wanted =
-                    if row < rows { bfloat16(f32::from_bits(numbers[row * columns + column])) } else { 0 };
-                assert_eq!(half, wanted, "row {row}, column {column} of {rows} x {columns}");
-            }
         }
     }
     common::assert_silent(&device);

@@ -81,6 +81,7 @@ fn cases() -> Vec<Case> {
         Case { bias: true, ..Case::new([68, 260, 72], [false, false]) },
         Case { bias: true, ..Case::new([13, 31, 67], [false, true]) },
         Case::new([64, 4096, 192], [true, false]),
+        Case { bias: true, ..Case::new([1030, 264, 1032], [false, false]) },
         square([100, 24, 100], [false, true], Causal::LowerOutput),
         square([100, 100, 24], [false, false], Causal::LowerA),
         square([100, 100, 24], [true, false], Causal::UpperA),

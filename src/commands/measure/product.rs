@@ -164,7 +164,7 @@ impl Product {
 /// True for what only brings a factor into the form that matrix units take: a step does it once for several
 /// products.
 fn is_packing(dispatch: &Dispatch) -> bool {
-    [Kernel::Pack, Kernel::PackTransposed].contains(&dispatch.kernel)
+    dispatch.kernel == Kernel::Pack
 }
 
 /// `words` numbers of an endless repetition of `numbers`, from number `start` on.

@@ -84,6 +84,12 @@ impl FastTile {
         }
     }
 
+    /// Workgroups that a processor holds at a time, by the registers that their invocations take.
+    fn resident(&self) -> usize {
+        const REGISTERS: usize = 1 << 16;
+        (REGISTERS / (self.invocations() * (64 + 16 * self.row_quads * self.column_quads))).max(1)
+    }
+
     /// The specialization constants of a product's kernel after those of its layouts.
     pub(super) fn specialization(&self, problem: &Problem) -> [u32; 11] {
         let layouts = [problem.a, problem.b, problem.c];
@@ -166,7 +172,12 @@ impl Plan {
             let split = (may_split && problem.k > K_BLOCK).then_some(plan(tile, K_BLOCK));
             split.into_iter().chain([plan(tile, problem.k)]).map(move |plan| (plan, speed))
         });
-        let cycles = |(plan, speed): &(Plan, f64)| plan.cycles(problem, EXACT_PRODUCTS_A_CYCLE * speed);
+        let cycles = |(plan, speed): &(Plan, f64)| {
+            // A workgroup that has its processor to itself is alone with its waits.
+            plan.cycles(problem, EXACT_PRODUCTS_A_CYCLE * speed, |workgroups| {
+                (workgroups as f64 / PROCESSORS as f64).ceil().max(1.3)
+            })
+        };
         let least = plans.min_by(|x, y| cycles(x).total_cmp(&cycles(y)));
         least.expect("there is always a plan of one block").0
     }
@@ -178,7 +189,11 @@ impl Plan {
         let plans = TILES
             .iter()
             .flat_map(|&tile| (1..=most).map(move |blocks| Plan { tile, block_terms: block_terms(blocks) }));
-        let cycles = |plan: &Plan| plan.cycles(problem, PRODUCTS_A_CYCLE * plan.tile.efficiency());
+        let cycles = |plan: &Plan| {
+            plan.cycles(problem, PRODUCTS_A_CYCLE * plan.tile.efficiency(), |workgroups| {
+                rounds(workgroups, plan.tile.resident())
+            })
+        };
         plans.min_by(|x, y| cycles(x).total_cmp(&cycles(y))).expect("there is always a plan of one block")
     }
 
@@ -187,7 +202,8 @@ impl Plan {
         problem.k.div_ceil(self.block_terms)
     }
 
-    fn cycles(&self, problem: &Problem, products_a_cycle: f64) -> f64 {
+    /// `rounds`: how many times as long as one workgroup so many take.
+    fn cycles(&self, problem: &Problem, products_a_cycle: f64, rounds: impl Fn(usize) -> f64) -> f64 {
         let blocks = self.blocks(problem);
         let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
         let terms = self.block_terms.min(problem.k.next_multiple_of(self.tile.step));
@@ -197,11 +213,18 @@ impl Plan {
         let few = self.tile.row_quads * self.tile.column_quads > 1;
         let slowed = if scattered && few { 4.0 } else { 1.0 };
         let one = products * slowed / products_a_cycle + WORKGROUP_CYCLES;
-        // A workgroup that has its processor to itself is alone with its waits.
-        let rounds = (workgroups as f64 / PROCESSORS as f64).ceil().max(1.3);
         let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
-        rounds * one + if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 }
+        rounds(workgroups) * one + if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 }
     }
+}
+
+/// How many times as long as its share of a full processor's work so many workgroups take, if a processor
+/// holds `resident` of them at a time: with fewer it waits more often for memory.
+pub(super) fn rounds(workgroups: usize, resident: usize) -> f64 {
+    let each = workgroups.div_ceil(PROCESSORS);
+    let (full, rest) = (each / resident * resident, each % resident);
+    let last = if rest == 0 { 0.0 } else { rest as f64 * libm::pow(resident as f64 / rest as f64, 0.2) };
+    full as f64 + last
 }
 
 /// One dispatch by `gemm_fast`. A product of [`Causal::Blocks`] has a batch for each `block_terms` terms.

@@ -11,7 +11,6 @@ mod tests;
 mod tile;
 mod twin;
 pub mod units;
-pub mod wide;
 
 pub use blocks::{Split, gemm_finish};
 pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words};

@@ -3,6 +3,7 @@
 //! The order of a sum follows from the product's shape alone, so results are the same on every run.
 
 use super::blocks::{finish, in_blocks};
+use super::fast::rounds;
 use super::interface;
 use super::problem::{Causal, Problem};
 use super::{Gemm, Matrix};
@@ -40,6 +41,13 @@ impl UnitTile {
         self.rows / self.part_rows * (self.columns / self.part_columns)
     }
 
+    /// Workgroups that a processor holds at a time, by the registers that their sums take in subgroups of 32.
+    fn resident(&self) -> usize {
+        const REGISTERS: usize = 1 << 16;
+        let of_an_invocation = 70 + self.part_rows * self.part_columns / 24;
+        (REGISTERS / (32 * self.subgroups() * of_an_invocation)).max(1)
+    }
+
     fn workgroups(&self, problem: &Problem) -> [usize; 3] {
         [problem.n.div_ceil(self.columns), problem.m.div_ceil(self.rows), problem.batches]
     }
@@ -62,11 +70,10 @@ pub struct UnitPlan {
     pub block_terms: usize,
 }
 
-/// The device that plans are made for, an NVIDIA H100: its processors, the products that one adds up in a
-/// cycle in the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a
-/// dispatch take beside their work.
-const PROCESSORS: f64 = 132.0;
-const PRODUCTS_A_CYCLE: f64 = 500.0;
+/// The device that plans are made for, an NVIDIA H100: the products that a processor adds up in a cycle in
+/// the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch
+/// take beside their work.
+const PRODUCTS_A_CYCLE: f64 = 600.0;
 const WORDS_A_CYCLE: f64 = 400.0;
 const WORKGROUP_CYCLES: f64 = 2000.0;
 const DISPATCH_CYCLES: f64 = 5000.0;
@@ -116,15 +123,15 @@ impl UnitPlan {
     fn cycles(&self, problem: &Problem) -> f64 {
         let blocks = self.blocks(problem);
         let UnitTile { rows, columns, .. } = self.tile;
-        let workgroups = (self.tile.workgroups(problem).iter().product::<usize>() * blocks) as f64;
+        let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
         let products = (rows * columns * self.block_terms.min(problem.k)) as f64;
-        // Smaller tiles read more memory for the same work.
+        // Smaller tiles read more memory for the same work: a quarter of the tile at a third of the speed.
         let reuse = 2.0 * (rows * columns) as f64 / (rows + columns) as f64;
-        let one = products / (PRODUCTS_A_CYCLE * (reuse / 128.0).min(1.0)) + WORKGROUP_CYCLES;
-        // A workgroup that has its processor to itself is alone with its waits.
-        let rounds = (workgroups / PROCESSORS).ceil().max(1.3);
+        let efficiency = libm::pow((reuse / 128.0).min(1.0), 1.6);
+        let one = products / (PRODUCTS_A_CYCLE * efficiency) + WORKGROUP_CYCLES;
         let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
-        rounds * one + if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 }
+        let summed = if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 };
+        rounds(workgroups, self.tile.resident()) * one + summed
     }
 }
 
