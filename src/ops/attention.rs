@@ -207,8 +207,8 @@ impl Part {
 }
 
 impl FusedAttention {
-    /// `None` if the traits ask for the exact kernels, or if products of whole matrices are faster, as they are
-    /// without matrix units. `dropout` acts on the probabilities.
+    /// `None` if the traits ask for the exact kernels, or if products of whole matrices are faster, as they
+    /// are without matrix units. `dropout` acts on the probabilities.
     pub fn new(shape: AttentionShape, dropout: Option<Dropout>, traits: &Traits) -> Option<FusedAttention> {
         FusedAttention::any(shape, dropout, traits).filter(|fused| !fused.keeps_f32())
     }
@@ -231,7 +231,8 @@ impl FusedAttention {
         Some(FusedAttention { shape, dropout, kernels, blocks, prefetch: [true; 3], unrolled: [true; 3] })
     }
 
-    /// The same with each choice of blocks and prefetching for a part that fits the device, itself among them: to be timed.
+    /// The same with each choice of blocks and of how they are worked on for a part that fits the device,
+    /// itself among them: to be timed.
     pub fn variants(&self, part: Part, traits: &Traits) -> Vec<FusedAttention> {
         let with = |&(owned, other): &(usize, usize)| {
             [(true, true), (false, true), (true, false), (false, false)].map(|(prefetch, unrolled)| {
@@ -340,8 +341,8 @@ impl FusedAttention {
             threshold: dropout_threshold(probability),
             keep_scale: dropout_scale(probability),
             gradient_scale: match self.kernels {
-                // A loss is the mean over all positions, so its gradients are about 1/(B*T), where f16 has few
-                // digits left, and those of scores smaller by as much as probabilities are.
+                // A loss is the mean over all positions, so its gradients are about 1/(B*T), where f16 has
+                // few digits left, and those of scores smaller by as much as probabilities are.
                 Kernels::Matrix(MatrixUnits { factor: Factor::F16, .. }) => {
                     256.0 * (batch * context).next_power_of_two() as f32
                 }
