@@ -51,7 +51,7 @@ fn check_plan(cases: &[Case], plan: UnitPlan) {
     check(&device, cases, tolerance(units), |gemm, room| {
         let words = plan.partial_words(&gemm.problem());
         let partials =
-            (words > 0 && gemm.batch_outer * gemm.batch_inner == 1).then(|| View { words, ..room });
+            (words > 0 && gemm.batch_outer * gemm.batch_inner == 1).then_some(View { words, ..room });
         units::record(gemm, units, &plan, partials)
     });
     common::assert_silent(&device);
