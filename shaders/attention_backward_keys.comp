@@ -30,7 +30,7 @@ shared vec4 p_tile[KEYS * SCORE_PITCH];
 shared vec4 s_tile[KEYS * SCORE_PITCH];
 
 void main() {
-    uint first_key = gl_WorkGroupID.y * KEYS;
+    uint first_key = block_index * KEYS;
     FILL(k_tile, KEYS, IN_ORDER, first_key, load_qkv, KEY_AT)
     FILL(v_tile, KEYS, IN_ORDER, first_key, load_qkv, VALUE_AT)
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);

@@ -1,5 +1,5 @@
 // What the fused attention kernels share. Queries, keys and values lie side by side in qkv [B,T,3C], each
-// head's D channels together; a workgroup works on one head of one sequence, gl_WorkGroupID.x. Nothing of
+// head's D channels together; a workgroup works on one head of one sequence. Nothing of
 // size T x T is stored: a row's probabilities are calculated again from its log-sum-exp, which the forward
 // pass keeps, in units of base 2: p = 2^(scale * log2(e) * s - lse).
 //
@@ -17,6 +17,8 @@ layout(constant_id = 7) const uint INVOCATIONS = 64;  // of a workgroup
 layout(constant_id = 9) const uint UNROLLED = 1;      // 1: a backward kernel's work on a block is one run of instructions
 layout(constant_id = 8) const uint PREFETCH = 0;      // 1: a block is fetched while the one before is worked on
 
+layout(constant_id = 10) const uint HEADS = 0;         // heads that are worked on at a time; 0: all
+
 layout(push_constant) uniform Push {
     uint context;      // T
     uint n_head;       // H
@@ -33,12 +35,18 @@ layout(push_constant) uniform Push {
 const float LOG2_OF_E = 1.4426950408889634;
 const float LOWEST = -1e30;  // of a score that is masked
 
-uint batch_head() {
-    return gl_WorkGroupID.x;
-}
+// Which head of which sequence, and which block, a workgroup works on: block by block over as many heads as
+// are worked on at a time, so that what they read stays in the cache.
+uint groups_before = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+uint heads_at_a_time = HEADS == 0 ? gl_NumWorkGroups.x : HEADS;
+uint first_head = groups_before / (heads_at_a_time * gl_NumWorkGroups.y) * heads_at_a_time;
+uint heads_together = min(heads_at_a_time, gl_NumWorkGroups.x - first_head);
+uint place_in_heads = groups_before - first_head * gl_NumWorkGroups.y;
+uint batch_head = first_head + place_in_heads % heads_together;
+uint block_index = place_in_heads / heads_together;
 
-uint head = gl_WorkGroupID.x % push.n_head;
-uint first_position = gl_WorkGroupID.x / push.n_head * push.context;
+uint head = batch_head % push.n_head;
+uint first_position = batch_head / push.n_head * push.context;
 
 // Where the channels of a position begin: queries (0), keys (1) or values (2) in qkv.
 uint qkv_at(uint which, uint position) {
@@ -56,7 +64,7 @@ uint heads_at(uint position) {
 
 // The place of a query's row in tensors [B,H,T].
 uint row_at(uint query) {
-    return batch_head() * push.context + query;
+    return batch_head * push.context + query;
 }
 
 // Four channels from `channel` on, a multiple of 4, of the position whose channels begin at `at`.

@@ -69,7 +69,7 @@ void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec
     }
 
 void main() {
-    uint block = gl_WorkGroupID.y * KEYS;
+    uint block = block_index * KEYS;
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;
     write_numbers();

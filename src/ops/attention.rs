@@ -25,12 +25,21 @@ pub struct FusedAttention {
     shape: AttentionShape,
     dropout: Option<Dropout>,
     kernels: Kernels,
-    /// How each part's kernel cuts a head's scores, in the order of [`PARTS`].
-    blocks: [Blocks; 3],
-    /// Whether each part's kernel fetches a block while it works on the one before.
-    prefetch: [bool; 3],
-    /// Whether each part's kernel works on a block without a loop.
-    unrolled: [bool; 3],
+    /// How each part's kernel goes about it, in the order of [`PARTS`].
+    plans: [Plan; 3],
+}
+
+/// How a kernel goes about its work. Not all kernels have all choices.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Plan {
+    /// How it cuts a head's scores.
+    blocks: Blocks,
+    /// Whether it fetches a block while it works on the one before.
+    prefetch: bool,
+    /// Whether it works on a block without a loop.
+    unrolled: bool,
+    /// Heads that are worked on at a time; 0: all.
+    heads: usize,
 }
 
 /// What the forward pass reads and writes.
@@ -142,6 +151,26 @@ impl Kernels {
         }
     }
 
+    /// The plan for these blocks.
+    fn plan(self, blocks: Blocks) -> Plan {
+        Plan { blocks, prefetch: self != Kernels::F32, unrolled: true, heads: 32 }
+    }
+
+    /// Every plan for these blocks that may be fast.
+    fn plans(self, part: Part, blocks: Blocks) -> Vec<Plan> {
+        let taken = self.plan(blocks);
+        let all_heads = Plan { heads: 0, ..taken };
+        if self == Kernels::F32 {
+            return vec![taken, all_heads];
+        }
+        let other = Plan { prefetch: !taken.prefetch, ..taken };
+        let mut plans = vec![taken, all_heads, other];
+        if part != Part::Forward {
+            plans.extend([taken, other].map(|plan| Plan { unrolled: !plan.unrolled, ..plan }));
+        }
+        plans
+    }
+
     /// D, rounded up to what a kernel's invocations share among them; the channels past D are zeros.
     fn channels(self, part: Part, blocks: Blocks, d_head: usize) -> usize {
         match self {
@@ -227,38 +256,31 @@ impl FusedAttention {
             })
         };
         let [Some(forward), Some(queries), Some(keys)] = PARTS.map(best) else { return None };
-        let blocks = [forward, queries, keys];
-        Some(FusedAttention { shape, dropout, kernels, blocks, prefetch: [true; 3], unrolled: [true; 3] })
+        let plans = [forward, queries, keys].map(|blocks| kernels.plan(blocks));
+        Some(FusedAttention { shape, dropout, kernels, plans })
     }
 
-    /// The same with each choice of blocks and prefetching for a part that fits the device, itself among
-    /// them: to be timed.
+    /// The same with each choice of blocks and of how they are worked on for a part that fits the device,
+    /// itself among them: to be timed.
     pub fn variants(&self, part: Part, traits: &Traits) -> Vec<FusedAttention> {
         let with = |&(owned, other): &(usize, usize)| {
-            [(true, true), (false, true), (true, false), (false, false)].map(|(prefetch, unrolled)| {
+            let blocks = part.blocks(owned, other);
+            self.kernels.plans(part, blocks).into_iter().map(|plan| {
                 let mut variant = *self;
-                variant.blocks[part as usize] = part.blocks(owned, other);
-                variant.prefetch[part as usize] = prefetch;
-                variant.unrolled[part as usize] = unrolled;
+                variant.plans[part as usize] = plan;
                 variant
             })
         };
-        // Only the kernels on matrix units can choose, and going forward everything is unrolled.
-        let differs = |variant: &FusedAttention| {
-            let prefetch = variant.prefetch[part as usize] || self.kernels != Kernels::F32;
-            let forward = part == Part::Forward || self.kernels == Kernels::F32;
-            prefetch && (variant.unrolled[part as usize] || !forward)
+        let fits = |variant: &FusedAttention| {
+            let blocks = variant.plans[part as usize].blocks;
+            self.kernels.shared_bytes(part, blocks, self.shape.d_head) <= traits.shared_memory_bytes
         };
-        let bytes = |variant: &FusedAttention| {
-            self.kernels.shared_bytes(part, variant.blocks[part as usize], self.shape.d_head)
-        };
-        let fits = |variant: &FusedAttention| bytes(variant) <= traits.shared_memory_bytes;
-        self.kernels.blocks().iter().flat_map(with).filter(fits).filter(differs).collect()
+        self.kernels.blocks().iter().flat_map(with).filter(fits).collect()
     }
 
     /// Scores in a block of a part.
     pub fn block_scores(&self, part: Part) -> usize {
-        let Blocks { queries, keys } = self.blocks[part as usize];
+        let Blocks { queries, keys } = self.plans[part as usize].blocks;
         queries * keys
     }
 
@@ -299,7 +321,8 @@ impl FusedAttention {
     /// All kernels of a part take the same views, and all kernels the same constants.
     fn dispatch(&self, part: Part, views: Vec<View>) -> Dispatch {
         let AttentionShape { batch, context, n_head, d_head } = self.shape;
-        let blocks = self.blocks[part as usize];
+        let plan = self.plans[part as usize];
+        let blocks = plan.blocks;
         let invocations = self.kernels.invocations(part, blocks) as u32;
         let specialization = attention_forward::Specialization {
             local_size_x: invocations,
@@ -313,8 +336,9 @@ impl FusedAttention {
                 Kernels::Matrix(units) => units.side,
             },
             invocations,
-            prefetch: self.prefetch[part as usize].into(),
-            unrolled: self.unrolled[part as usize].into(),
+            prefetch: plan.prefetch.into(),
+            unrolled: plan.unrolled.into(),
+            heads: plan.heads as u32,
         };
         let owned = part.owned_and_other(blocks).0;
         Dispatch {
