@@ -106,3 +106,18 @@ fn fast_products_are_tried_against_exact_ones() {
     assert!(text.contains("2048 x 64 x 2048 (NN, batch 1) by gemm_fast is"), "{text}");
     common::assert_silent(&device);
 }
+
+/// Products and fused attention on matrix units, where the device has them.
+#[test]
+fn the_fast_kernels_of_mixed_are_near_enough() {
+    let device = common::open();
+    let traits = Traits { precision: Precision::Mixed, fast_shared_memory: true, ..device.traits() };
+    if traits.matrix_units.is_none() {
+        println!("{} has no matrix units: this part was not run", device.info().name);
+        return;
+    }
+    let load = |program| VulkanExecutor::load(&device, program);
+    let departure = first_departure(traits, CpuExecutor::load, load).unwrap();
+    assert_eq!(departure.map(|departure| departure.to_string()), None);
+    common::assert_silent(&device);
+}

@@ -21,6 +21,7 @@ pub mod residual;
 pub mod rows;
 pub mod softmax;
 pub mod trial;
+mod trial_attention;
 
 pub use recorder::Recorder;
 

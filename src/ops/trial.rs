@@ -1,11 +1,12 @@
-//! The trial of fast products: those that a program of some precision asks for, held to the exact ones before
-//! anything is trusted to a device.
+//! The trial of fast products and of fused attention: those that a program of some precision asks for, held
+//! to the exact ones before anything is trusted to a device.
 //!
 //! What admission is to the exact kernels, to the bit, this is to the products outside the contract, within a
 //! tolerance.
 
 use super::Recorder;
 use super::gemm::{Causal, Gemm, Matrix, Pass};
+use super::trial_attention;
 use crate::error::Result;
 use crate::exact::fill_normal;
 use crate::precision::Precision;
@@ -88,17 +89,30 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// A result, and what is to be known of it.
+struct Tried {
+    view: View,
+    /// As messages name it.
+    name: String,
+    kernels: Vec<&'static str>,
+    /// The product that it is of, if it is not of attention.
+    product: Option<Case>,
+}
+
+/// Attention is several products one after the other, and may be off by so many times as much as one.
+const ATTENTION_TOLERANCES: f64 = 2.0;
+
 /// The cases as a program: their factors, and a result each.
 struct Trial {
     program: Program,
     inputs: Vec<(View, Vec<f32>)>,
-    /// Each case with its result and its kernels.
-    results: Vec<(Case, View, Vec<&'static str>)>,
+    results: Vec<Tried>,
     recording: RecordingId,
 }
 
 impl Trial {
-    fn new(traits: Traits) -> Trial {
+    /// The cases that a program of the traits `tried` takes fast kernels for, by the kernels of `traits`.
+    fn new(traits: Traits, tried: &Traits) -> Trial {
         let mut program = Program::default();
         let room = program.add_buffer("room", 1, Group::Scratch, Residence::Device);
         let (mut inputs, mut results) = (Vec::new(), Vec::new());
@@ -140,7 +154,22 @@ impl Trial {
             let before = recorder.dispatches.len();
             recorder.multiply(&gemm);
             let kernels = recorder.dispatches[before..].iter().map(|dispatch| dispatch.kernel.name());
-            results.push((case, c, kernels.collect()));
+            let kernels = kernels.collect();
+            results.push(Tried { view: c, name: case.name(), kernels, product: Some(case) });
+        }
+        let attention = trial_attention::cases().into_iter().filter(|case| case.is_fused(tried));
+        for (number, case) in attention.enumerate() {
+            let before = recorder.dispatches.len();
+            let (given, views) = case.record(&mut program, &mut recorder, number);
+            let kernels = recorder.dispatches[before..].iter().map(|dispatch| dispatch.kernel.name());
+            let kernels: Vec<_> = kernels.collect();
+            inputs.extend(given);
+            results.extend(views.map(|view| Tried {
+                view,
+                name: case.name(),
+                kernels: kernels.clone(),
+                product: None,
+            }));
         }
         let recording = recorder.finish(&mut program, "trial");
         Trial { program, inputs, results, recording }
@@ -151,7 +180,7 @@ impl Trial {
             executor.write(*view, bytemuck::cast_slice(values))?;
         }
         executor.submit(self.recording, &[])?;
-        self.results.iter().map(|(_, view, _)| executor.read(*view)).collect()
+        self.results.iter().map(|tried| executor.read(tried.view)).collect()
     }
 }
 
@@ -176,9 +205,13 @@ fn clear_triangle(a: &mut [f32], case: Case) {
 
 /// The norm of the difference of two results, of the exact one's norm. What a causal result has above its
 /// diagonal does not count.
-fn error(case: Case, exact: &[u32], fast: &[u32]) -> f64 {
-    let [m, _, n] = case.sizes;
-    let counts = |at: usize| case.causal != Causal::LowerOutput || at % n <= at / n % m;
+fn error(case: Option<Case>, exact: &[u32], fast: &[u32]) -> f64 {
+    let counts = |at: usize| {
+        case.is_none_or(|case| {
+            let [m, _, n] = case.sizes;
+            case.causal != Causal::LowerOutput || at % n <= at / n % m
+        })
+    };
     let (mut difference, mut size) = (0.0, 0.0);
     for at in (0..exact.len()).filter(|&at| counts(at)) {
         let [exact, fast] = [exact[at], fast[at]].map(|word| f64::from(f32::from_bits(word)));
@@ -188,8 +221,9 @@ fn error(case: Case, exact: &[u32], fast: &[u32]) -> f64 {
     libm::sqrt(difference / size)
 }
 
-/// Runs the products that a program of these traits would take on the executor that `device` makes, and their
-/// exact counterparts on the one that `reference` makes; returns the first that departs too far.
+/// Runs the products and the attention that a program of these traits would take on the executor that
+/// `device` makes, and their exact counterparts on the one that `reference` makes; returns the first that
+/// departs too far.
 ///
 /// # Errors
 /// Whatever the executors report.
@@ -198,14 +232,20 @@ pub fn first_departure<R: Executor, D: Executor>(
     reference: impl FnOnce(Program) -> Result<R>,
     device: impl FnOnce(Program) -> Result<D>,
 ) -> Result<Option<Departure>> {
-    let (fast, exact) = (Trial::new(traits), Trial::new(Traits::PLAIN));
+    let (fast, exact) = (Trial::new(traits, &traits), Trial::new(Traits::PLAIN, &traits));
     let got = fast.run(&mut device(fast.program.clone())?)?;
     let wanted = exact.run(&mut reference(exact.program.clone())?)?;
-    let tolerance = tolerance(&traits);
     let mut results = fast.results.iter().zip(wanted.iter().zip(&got));
-    Ok(results.find_map(|((case, _, kernels), (wanted, got))| {
-        let error = error(*case, wanted, got);
+    Ok(results.find_map(|(tried, (wanted, got))| {
+        let error = error(tried.product, wanted, got);
+        let times = if tried.product.is_some() { 1.0 } else { ATTENTION_TOLERANCES };
+        let tolerance = times * tolerance(&traits);
         let departs = error.is_nan() || error > tolerance;
-        departs.then(|| Departure { kernels: kernels.clone(), product: case.name(), error, tolerance })
+        departs.then(|| Departure {
+            kernels: tried.kernels.clone(),
+            product: tried.name.clone(),
+            error,
+            tolerance,
+        })
     }))
 }

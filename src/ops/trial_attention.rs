@@ -1,0 +1,116 @@
+//! Fused attention in the trial: outputs and gradients beside those of the exact kernels.
+
+use super::Recorder;
+use super::attention::{BackwardViews, ForwardViews, FusedAttention};
+use super::dropout::Dropout;
+use super::gemm::{Causal, Gemm, Matrix, Pass};
+use super::softmax::{self, AttentionShape};
+use crate::exact::fill_normal;
+use crate::recording::{Group, Program, Residence, Traits, View};
+
+/// Attention to be tried: past the edges of blocks, without and with dropout.
+pub(super) fn cases() -> Vec<AttentionCase> {
+    let shape = |context, d_head| AttentionShape { batch: 2, context, n_head: 3, d_head };
+    let dropout = Dropout { seed: 7, purpose: 1, probability: 0.2 };
+    vec![
+        AttentionCase { shape: shape(200, 64), dropout: None },
+        AttentionCase { shape: shape(128, 32), dropout: Some(dropout) },
+    ]
+}
+
+/// One case.
+#[derive(Clone, Copy)]
+pub(super) struct AttentionCase {
+    shape: AttentionShape,
+    dropout: Option<Dropout>,
+}
+
+/// What a case is given: each buffer with its content.
+pub(super) type Inputs = Vec<(View, Vec<f32>)>;
+
+impl AttentionCase {
+    pub fn name(&self) -> String {
+        let AttentionShape { batch, context, n_head, d_head } = self.shape;
+        let dropout = if self.dropout.is_some() { ", dropout" } else { "" };
+        format!("attention of {batch} x {context} positions, {n_head} heads of {d_head}{dropout}")
+    }
+
+    /// True if a program of these traits would take fused kernels for it.
+    pub fn is_fused(&self, traits: &Traits) -> bool {
+        FusedAttention::new(self.shape, self.dropout, traits).is_some()
+    }
+
+    /// Adds the case to a program: fused if the recorder's traits say so, else as exact kernels. Gives its
+    /// inputs, and its results: outputs, and the gradient of queries, keys and values.
+    pub fn record(&self, program: &mut Program, r: &mut Recorder, number: usize) -> (Inputs, [View; 2]) {
+        let AttentionShape { batch, context, n_head, d_head } = self.shape;
+        let words = batch * context * n_head * d_head;
+        let mut add = |name: &str, words| {
+            let name = format!("attention.{number}.{name}");
+            program.add_buffer(&name, words, Group::Scratch, Residence::Device)
+        };
+        let (qkv, d_heads) = (add("qkv", 3 * words), add("d_heads", words));
+        let (heads, d_qkv) = (add("heads", words), add("d_qkv", 3 * words));
+        let step_number = add("step_number", 2);
+        let mut inputs = vec![(step_number, vec![0.0; 2])];
+        // A mean over all positions makes gradients as small.
+        for (view, size) in [(qkv, 1.0), (d_heads, 1.0 / (batch * context) as f64)] {
+            let mut values = vec![0.0; view.words];
+            fill_normal(&mut values, size, 2, number as u32 * 2 + u32::from(view == qkv), 0);
+            inputs.push((view, values));
+        }
+        inputs.extend([heads, d_qkv].map(|view| (view, vec![f32::NAN; view.words])));
+        match FusedAttention::new(self.shape, self.dropout, &r.traits) {
+            Some(fused) => {
+                let (lse, delta) = (add("lse", self.shape.rows()), add("delta", self.shape.rows()));
+                let forward = ForwardViews { qkv, step_number, heads, lse };
+                fused.forward(r, &forward);
+                fused.backward(r, &BackwardViews { forward, d_heads, delta, d_qkv });
+            }
+            None => {
+                let squares = ["scores", "probs", "dropped", "d_probs", "d_scores"];
+                let squares = squares.map(|name| add(name, self.shape.score_words()));
+                self.record_products(r, [qkv, d_heads, heads, d_qkv], step_number, squares);
+            }
+        }
+        (inputs, [heads, d_qkv])
+    }
+
+    fn record_products(
+        &self,
+        r: &mut Recorder,
+        [qkv, d_heads, heads, d_qkv]: [View; 4],
+        step_number: View,
+        [scores, probs, dropped, d_probs, d_scores]: [View; 5],
+    ) {
+        let AttentionShape { batch, context: t, n_head, d_head: d } = self.shape;
+        let c = n_head * d;
+        let part = |view: View, which: usize| Matrix::new(view, 3 * c).at(which * c).batched(t * 3 * c, d);
+        let heads_of = |view: View| Matrix::new(view, c).batched(t * c, d);
+        let square = |view: View| Matrix::new(view, t).batched(n_head * t * t, t * t);
+        let multiply = |r: &mut Recorder, sizes, causal, [a, b, c]: [Matrix; 3]| {
+            let one = Gemm::new(Pass::Backward, sizes, a, b, c);
+            r.multiply(&Gemm { batch_outer: batch, batch_inner: n_head, causal, ..one });
+        };
+        let masked = |r: &mut Recorder, from: View, to: View| match &self.dropout {
+            Some(dropout) => {
+                dropout.apply(r, from, step_number, to);
+                to
+            }
+            None => from,
+        };
+        let [q, k, v] = [0, 1, 2].map(|which| part(qkv, which));
+        let [dq, dk, dv] = [0, 1, 2].map(|which| part(d_qkv, which));
+        multiply(r, [t, d, t], Causal::LowerOutput, [q, k.transposed(), square(scores)]);
+        softmax::forward(r, self.shape, scores, probs);
+        let p = square(masked(r, probs, dropped));
+        multiply(r, [t, t, d], Causal::LowerA, [p, v, heads_of(heads)]);
+        let d_out = heads_of(d_heads);
+        multiply(r, [t, t, d], Causal::UpperA, [p.transposed(), d_out, dv]);
+        multiply(r, [t, d, t], Causal::LowerOutput, [d_out, v.transposed(), square(d_probs)]);
+        let ds = masked(r, d_probs, d_scores);
+        softmax::backward(r, self.shape, probs, heads, d_heads, ds);
+        multiply(r, [t, t, d], Causal::LowerA, [square(ds), k, dq]);
+        multiply(r, [t, t, d], Causal::UpperA, [square(ds).transposed(), q, dk]);
+    }
+}
