@@ -147,7 +147,8 @@ impl Kernels {
     fn blocks(self) -> &'static [(usize, usize)] {
         match self {
             Kernels::F32 => &[(64, 32), (32, 32), (32, 16), (16, 16)],
-            Kernels::Matrix(_) => &[(128, 64), (128, 32), (64, 64), (64, 32), (32, 32), (16, 16)],
+            // (64, 32) was the fastest on an H200 for heads of 64 channels.
+            Kernels::Matrix(_) => &[(64, 32), (128, 64), (128, 32), (64, 64), (32, 32), (16, 16)],
         }
     }
 
@@ -425,7 +426,7 @@ mod tests {
                     matrix_units: Some(units),
                     ..Traits::PLAIN
                 };
-                let fused = FusedAttention::new(shape, None, &traits);
+                let fused = FusedAttention::any(shape, None, &traits);
                 assert!(fused.is_some() || d_head > 64 || shared_memory_bytes < 32 << 10, "{d_head}");
                 assert!(FusedAttention::new(shape, None, &Traits::PLAIN).is_none());
             }
