@@ -117,17 +117,23 @@ impl Origin {
     fn resumed(given: TrainOptions, choice: &ResumeFrom) -> Result<Origin> {
         let folder = RunFolder::to_resume(choice, &given)?;
         // Before anything is read: a run that is still going on would remove what this one goes on from.
-        let lock = if folder.steps()?.is_empty() { None } else { Some(folder.lock()?) };
-        let Some((path, checkpoint)) = folder.load_to_resume(choice)? else {
-            let there = folder.path().display();
-            say(format_args!("there is nothing to resume in {there}: starting a new run there"));
-            return Ok(Origin { folder: Some(folder), lock, ..Origin::new(given)? });
-        };
-        folder.finish_save()?;
+        let lock = if folder.holds_run()? { Some(folder.lock()?) } else { None };
+        let found = folder.load_to_resume(choice)?;
         let saved = match folder.config_file() {
             file if file.exists() => TrainOptions::load("--resume", &file)?,
             _ => TrainOptions::default(),
         };
+        let Some((path, checkpoint)) = found else {
+            let there = folder.path().display();
+            let how =
+                if saved == TrainOptions::default() { "" } else { " with the options of its config.toml" };
+            say(format_args!("there is nothing to resume in {there}: starting a new run there{how}"));
+            return Ok(Origin { folder: Some(folder), lock, ..Origin::new(given.over(saved))? });
+        };
+        // A run that came between the two looks is another's: it is refused below.
+        if lock.is_some() {
+            folder.finish_save()?;
+        }
         let before = saved.clone();
         let config = TrainConfig::resolve(given.over(saved), Some(&checkpoint.model.config))?;
         say(format_args!("going on from {}", path.display()));
