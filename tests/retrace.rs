@@ -176,13 +176,18 @@ fn weights_that_a_run_started_from_and_that_have_changed_are_told() {
     place.copy_folder("first/step-00000020", "weights");
     place.hlx(&format!("train --corpus sums.txt --init-from weights --batch-size 2 {RUN} --out run")).text();
     place.hlx("verify --checkpoint run --device cpu --json").json();
-    std::fs::remove_dir_all(place.path("weights")).expect("they are there");
-    place.copy_folder("first/step-00000010", "weights");
-    let other = place.hlx("verify --checkpoint run --device cpu");
-    assert_eq!(other.code, Some(1), "{}", other.stderr);
-    assert!(
-        other.stderr.contains("weights has other weights than when this run started"),
-        "{}",
-        other.stderr
-    );
+    // Of the same shape, and of another with more tensors.
+    let deep = TINY.replace("--n-layer 1", "--n-layer 3");
+    place.hlx(&format!("train --corpus sums.txt {deep} {RUN} --out deep")).text();
+    for weights in ["first/step-00000010", "deep/step-00000020"] {
+        std::fs::remove_dir_all(place.path("weights")).expect("they are there");
+        place.copy_folder(weights, "weights");
+        let other = place.hlx("verify --checkpoint run --device cpu");
+        assert_eq!(other.code, Some(1), "{}", other.stderr);
+        assert!(
+            other.stderr.contains("weights has other weights than when this run started"),
+            "{}",
+            other.stderr
+        );
+    }
 }

@@ -144,7 +144,7 @@ impl Origin {
                 changes(&before, &config.to_options())
             ));
         }
-        if checkpoint.state.kernels_hash != kernels_hash() {
+        if checkpoint.state.kernels_hash != kernels_hash(checkpoint.state.precision) {
             say(format_args!(
                 "this checkpoint was trained by hlx {} with other kernels: \
                  the result will not be that of one unbroken run",

@@ -92,7 +92,7 @@ pub fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
 /// True if a run that goes on from `state` with this configuration comes to what it would have come to
 /// without a break.
 pub fn is_continued(state: &RunState, config: &TrainConfig) -> Result<bool> {
-    Ok(state.training_hash == config.training_hash()? && state.kernels_hash == kernels_hash())
+    Ok(state.training_hash == config.training_hash()? && state.kernels_hash == kernels_hash(config.precision))
 }
 
 /// BLAKE3 of token ids: tells whether a resumed run sees the same text.
@@ -374,7 +374,7 @@ impl<'a> Run<'a> {
         Ok(RunState {
             format_version: FORMAT_VERSION,
             hlx_version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernels_hash: kernels_hash(),
+            kernels_hash: kernels_hash(self.setup.config.precision),
             step,
             epoch: self.feed.whole_epochs(step),
             windows,
