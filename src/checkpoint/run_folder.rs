@@ -239,13 +239,18 @@ impl RunFolder {
 
     /// Points `latest` at what was saved last, if the save ended before it did. The lock must be held.
     pub fn finish_save(&self) -> Result<()> {
-        match self.arrived()? {
+        match self.arrived() {
             Some(step) if self.pointed(LATEST)? != Some(step) => {
                 // What is damaged is passed over, here as on going on.
                 let is_whole = Checkpoint::load_from(self.storage(), &self.step_folder(step)).is_ok();
-                if is_whole { self.point(LATEST, step) } else { Ok(()) }
+                if !is_whole {
+                    return Ok(());
+                }
+                self.point(LATEST, step)?;
+                self.forget_saving()
             }
-            _ => Ok(()),
+            Some(_) => self.forget_saving(),
+            None => Ok(()),
         }
     }
 
@@ -280,6 +285,7 @@ impl RunFolder {
             self.replace(SAVING, &format!("{} {hash}\n", step_name(step)))
         })?;
         self.point(LATEST, step)?;
+        self.forget_saving()?;
         // Not only when it is this one: a run resumed from an early checkpoint leaves a pointer behind that
         // belongs to the steps it gave up.
         if let Some(best) = checkpoint.state.best_step
@@ -301,6 +307,15 @@ impl RunFolder {
         Ok(())
     }
 
+    /// The note has served once `latest` names its step. Not synced: it does no harm if it comes back.
+    fn forget_saving(&self) -> Result<()> {
+        let path = self.path.join(SAVING);
+        match self.storage.remove_file(&path) {
+            Err(error) if !is_absent(&error) => Err(Error::io("cannot remove", path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     fn point(&self, pointer: &str, step: u64) -> Result<()> {
         self.replace(pointer, &format!("{}\n", step_name(step)))
     }
@@ -314,13 +329,16 @@ impl RunFolder {
         Ok(self.text(pointer)?.and_then(|name| parse_step(name.trim())))
     }
 
-    /// The step whose save began last, if its folder has got its place.
-    fn arrived(&self) -> Result<Option<u64>> {
-        let text = self.text(SAVING)?;
+    /// The step whose save began last, if its folder has got its place. A note that cannot be read is none.
+    fn arrived(&self) -> Option<u64> {
+        let text = self.text(SAVING).unwrap_or_else(|error| {
+            tracing::warn!("going on without what was saved last being named: {error}");
+            None
+        });
         let named = text.as_deref().and_then(|text| text.trim().split_once(' '));
         let saving = named.and_then(|(name, hash)| Some((parse_step(name)?, hash)));
         let arrived = |(step, hash)| is_sealed(self.storage(), &self.step_folder(step), hash).then_some(step);
-        Ok(saving.and_then(arrived))
+        saving.and_then(arrived)
     }
 
     /// A small file of the folder; `None` if it is not there or no text.
@@ -426,7 +444,7 @@ impl RunFolder {
             replaced.map(|step| (step, replaced_folder(&self.step_folder(step)))).collect();
         folders.extend(self.steps()?.into_iter().map(|step| (step, self.step_folder(step))));
         let latest = self.pointed(LATEST)?.filter(|&latest| folders.iter().any(|(step, _)| *step == latest));
-        let arrived = self.arrived()?;
+        let arrived = self.arrived();
         folders.sort_by_key(|&(step, _)| {
             let is_past = latest.is_some_and(|latest| step > latest);
             (arrived != Some(step), is_past, Reverse(step))

@@ -10,7 +10,7 @@ use super::generate::{self, Prompt};
 use super::{print, print_json, program};
 use crate::checkpoint::{Checkpoint, RunFolder, RunLock, find_model_folder, read_model, read_tokenizer};
 use crate::cli::TrainArgs;
-use crate::config::{ModelConfig, ResumeFrom, TrainConfig, TrainOptions};
+use crate::config::{ModelConfig, Precision, ResumeFrom, TrainConfig, TrainOptions};
 use crate::data::{Dataset, Tokenizer};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -48,7 +48,12 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let mut backend = chosen.backend;
     let first = load(&backend, config, &model);
     let mut reopen = || {
-        backend = Backend::open(&config.device, config.precision)?.backend;
+        let chosen = Backend::open(&config.device, config.precision)?;
+        let [before, now] = [&backend, &chosen.backend].map(|backend| [backend.name(), backend.driver()]);
+        let why = chosen.why.map_or(String::new(), |why| format!(": {why}"));
+        say(format_args!("going on with {} ({}){why}", now[0], now[1]));
+        check_same_device(config.precision, &before, &now)?;
+        backend = chosen.backend;
         load(&backend, config, &model)
     };
     let session = recover::load(first, &mut reopen)?;
@@ -227,6 +232,18 @@ fn check_length(config: &TrainConfig, data: &Dataset, resumed: Option<&Checkpoin
     }
 }
 
+/// A precision that promises the same bits on one device only does not go on with another one.
+fn check_same_device(precision: Precision, before: &[String; 2], now: &[String; 2]) -> Result<()> {
+    if precision == Precision::Exact || before == now {
+        return Ok(());
+    }
+    let [[before, driver], [other, other_driver]] = [before, now];
+    Err(Error::NoDevice(format!(
+        "--precision {precision} gives the same bits on one device only, and {other} ({other_driver}) is not \
+         {before} ({driver}): go on with --resume on the same device"
+    )))
+}
+
 /// Plans the memory, prints the plan, and takes the memory.
 fn load(backend: &Backend, config: &TrainConfig, model: &ModelConfig) -> Result<Session> {
     let shape = step_shape(config, model.vocab_size);
@@ -313,4 +330,23 @@ fn next(folder: &Path, steps: u64) -> String {
          {hlx} train --corpus YOUR-TEXT.txt --model tiny\n  \
          {hlx} verify --runs 3\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_exact_goes_on_with_another_device() {
+        let device = |name: &str, driver: &str| [name.to_owned(), driver.to_owned()];
+        let before = device("a card", "driver 1");
+        for now in [device("CPU executor", "hlx"), device("a card", "driver 2")] {
+            assert!(check_same_device(Precision::Exact, &before, &now).is_ok());
+            let text = check_same_device(Precision::F32, &before, &now).unwrap_err().to_string();
+            for part in ["f32", "a card (driver 1)", &now[1], "--resume on the same device"] {
+                assert!(text.contains(part), "{text:?} lacks {part:?}");
+            }
+        }
+        assert!(check_same_device(Precision::Mixed, &before, &before).is_ok());
+    }
 }
