@@ -53,6 +53,8 @@ fn checkpoint(step: u64) -> Checkpoint {
             tokens: 36 * step,
             seed: i64::MAX as u64,
             precision: Precision::Exact,
+            device: String::new(),
+            driver: String::new(),
             digest: "d".into(),
             training_hash: "t".into(),
             unbroken_since: 0,

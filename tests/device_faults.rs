@@ -74,6 +74,7 @@ fn train(
         interrupt: &interrupt,
         start: &recipe.initial,
         resumed: None,
+        device: ["", ""],
     };
     recover::train(setup, session, || reopen(&folder))
 }

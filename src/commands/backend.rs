@@ -46,10 +46,10 @@ impl Backend {
             }
             Some(reason) => {
                 let fallback = chosen.why.filter(|_| matches!(chosen.backend, Backend::Cpu));
-                let why = fallback.map_or(String::new(), |why| format!(" (it was taken because: {why})"));
+                let why = fallback.map_or(String::new(), |why| format!(" (taken because: {why})"));
                 Err(Error::NoDevice(format!(
-                    "{}{why} does not offer --precision {precision}: {reason}. Take --precision f32 or exact, \
-                     or another --device",
+                    "{}{why} does not offer --precision {precision}: {reason}. Take --precision f32 or \
+                     exact, or another --device",
                     chosen.backend.name()
                 )))
             }

@@ -46,13 +46,15 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
     say(format_args!("training on {} ({}){why}", chosen.backend.name(), chosen.backend.driver()));
     let mut backend = chosen.backend;
+    let device = [backend.name(), backend.driver()];
+    origin.compare_device(&device);
     let first = load(&backend, config, &model);
     let mut reopen = || {
         let chosen = Backend::open(&config.device, config.precision)?;
-        let [before, now] = [&backend, &chosen.backend].map(|backend| [backend.name(), backend.driver()]);
+        let now = [chosen.backend.name(), chosen.backend.driver()];
         let why = chosen.why.map_or(String::new(), |why| format!(": {why}"));
         say(format_args!("going on with {} ({}){why}", now[0], now[1]));
-        check_same_device(config.precision, &before, &now)?;
+        check_same_device(config.precision, &device, &now)?;
         backend = chosen.backend;
         load(&backend, config, &model)
     };
@@ -65,7 +67,15 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     describe(config, &data, &model, &folder, origin.resumed.as_ref());
 
     let resumed = origin.resumed.as_ref().map(|checkpoint| &checkpoint.state);
-    let setup = Setup { config, data: &data, folder: &folder, interrupt: &interrupt, start: &start, resumed };
+    let setup = Setup {
+        config,
+        data: &data,
+        folder: &folder,
+        interrupt: &interrupt,
+        start: &start,
+        resumed,
+        device: [&device[0], &device[1]],
+    };
     let outcome = recover::train(setup, session, reopen)?;
     report(args.json, &backend, &model, &data.tokenizer, &folder, outcome, start.step, started, &interrupt)
 }
@@ -182,6 +192,18 @@ impl Origin {
             )));
         }
         Ok(())
+    }
+
+    /// Says so if a run whose bits are one device's own goes on with another.
+    fn compare_device(&self, [name, driver]: &[String; 2]) {
+        let state = self.resumed.as_ref().map(|checkpoint| &checkpoint.state);
+        if let Some((state, other)) = state.and_then(|s| Some((s, s.other_device(name, driver)?))) {
+            say(format_args!(
+                "this checkpoint was trained on {other}, and --precision {} gives the same bits on one \
+                 device only: the result will not be that of one unbroken run",
+                state.precision
+            ));
+        }
     }
 
     /// The state before the first step.

@@ -35,6 +35,16 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
     }
     let (initial, links) = start(&folder, &checkpoint, &config, &data)?;
     let backend = Backend::open(&args.device, config.precision)?.backend;
+    if let Some(other) = checkpoint.state.other_device(&backend.name(), &backend.driver()) {
+        return Err(Error::Input(format!(
+            "{} was trained on {other}, and --precision {} promises the same bits on one device only, which \
+             {} ({}) is not: verify it there",
+            folder.display(),
+            config.precision,
+            backend.name(),
+            backend.driver()
+        )));
+    }
     let mut trainer = trainer(&backend, &config, &data, &initial)?;
     let steps = checkpoint.state.step;
     let again = steps - initial.step;

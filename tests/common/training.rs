@@ -60,6 +60,7 @@ pub fn train(config: &TrainConfig, data: &Dataset, folder: &RunFolder) -> Result
     })?;
     let interrupt = Interrupt::default();
     let resumed = resumed.as_ref().map(|checkpoint| &checkpoint.state);
-    let setup = Setup { config, data, folder, interrupt: &interrupt, start: &start, resumed };
+    let setup =
+        Setup { config, data, folder, interrupt: &interrupt, start: &start, resumed, device: ["", ""] };
     Ok(Run::new(setup, session)?.train()?.digest)
 }
