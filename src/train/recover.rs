@@ -50,8 +50,8 @@ pub fn train(setup: Setup, session: Session, reopen: impl FnOnce() -> Result<Ses
 fn without_device(failure: &str, error: Error, remedy: &str) -> Error {
     match error {
         Error::NoDevice(reason) => Error::Device(format!(
-            "the device failed ({failure}), and there is none to go on with ({reason}): {remedy} when it works \
-             again"
+            "the device failed ({failure}), and there is none to go on with ({reason}): {remedy} when it \
+             works again"
         )),
         other => other,
     }
