@@ -8,6 +8,7 @@ mod atomic;
 mod lock;
 mod manifest;
 mod model_folder;
+mod names;
 mod run_folder;
 mod step_folder;
 mod storage;

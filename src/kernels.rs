@@ -3,14 +3,16 @@
 //! There is one module a kernel, named like its shader file, with `Push`, `Specialization`, `Bindings`,
 //! `Args` and `dispatch`. To change any of them, change the GLSL.
 
+use crate::precision::Precision;
 use crate::recording::Access;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// One hash over every kernel's name and SPIR-V: equal in two programs whose kernels give equal bits.
-pub fn kernels_hash() -> String {
+/// One hash over the name and SPIR-V of every kernel that a precision may use: equal in two programs whose
+/// kernels give equal bits. What is exact uses no kernel outside the contract.
+pub fn kernels_hash(precision: Precision) -> String {
     let mut hasher = blake3::Hasher::new();
-    for kernel in Kernel::ALL {
+    for kernel in Kernel::ALL.iter().filter(|kernel| kernel.exact() || precision != Precision::Exact) {
         hasher.update(kernel.name().as_bytes());
         hasher.update(bytemuck::cast_slice(kernel.spirv()));
     }

@@ -53,6 +53,8 @@ fn checkpoint(step: u64) -> Checkpoint {
             tokens: 36 * step,
             seed: i64::MAX as u64,
             precision: Precision::Exact,
+            device: String::new(),
+            driver: String::new(),
             digest: "d".into(),
             training_hash: "t".into(),
             unbroken_since: 0,
@@ -222,6 +224,8 @@ fn a_run_resumed_early_does_not_go_back_to_what_it_left_behind() {
     for step in [10, 20, 30, 15] {
         run.save(&checkpoint(step), 2).unwrap();
     }
+    // A hint that cannot be read is none.
+    fs::create_dir(folder.path().join("saving")).unwrap();
     let (_, resumed) = run.load_to_resume(&ResumeFrom::Auto).unwrap().unwrap();
     assert_eq!(resumed.state.step, 15);
 }
@@ -262,6 +266,46 @@ fn a_folder_in_use_is_refused_and_free_again_afterwards() {
 }
 
 #[test]
+fn a_run_that_came_between_looking_and_locking_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let late = RunFolder::at(folder.path().join("run"));
+    assert!(!late.holds_run().unwrap());
+    let early = RunFolder::at(folder.path().join("run"));
+    let lock = early.prepare(&config(), None).unwrap();
+    early.save(&checkpoint(20), 0).unwrap();
+    drop(lock);
+    let before = snapshot_names(early.path());
+    let mut other = config();
+    other.lr = 0.5;
+    let text = fs::read(early.config_file()).unwrap();
+    let error = late.prepare(&other, None).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let said = error.to_string();
+    for part in ["run", "meanwhile", "--resume"] {
+        assert!(said.contains(part), "{said:?} lacks {part:?}");
+    }
+    assert_eq!(snapshot_names(early.path()), before);
+    assert_eq!(fs::read(early.config_file()).unwrap(), text);
+}
+
+#[test]
+fn a_run_that_goes_on_writes_its_configuration_with_its_first_save() {
+    let folder = TempDir::new().unwrap();
+    let run = RunFolder::at(folder.path());
+    let lock = run.prepare(&config(), None).unwrap();
+    run.save(&checkpoint(20), 0).unwrap();
+    drop(lock);
+    let mut other = config();
+    other.lr = 0.5;
+    let text = || fs::read_to_string(run.config_file()).unwrap();
+    let before = text();
+    let _lock = run.prepare(&other, Some(run.lock().unwrap())).unwrap();
+    assert_eq!(text(), before, "nothing was trained yet");
+    run.save(&checkpoint(30), 0).unwrap();
+    assert_eq!(text(), other.to_toml().unwrap());
+}
+
+#[test]
 fn what_a_crash_left_behind_is_cleared() {
     let folder = TempDir::new().unwrap();
     let run = RunFolder::at(folder.path());
@@ -270,11 +314,8 @@ fn what_a_crash_left_behind_is_cleared() {
         fs::create_dir(folder.path().join(name)).unwrap();
         fs::write(folder.path().join(name).join("part"), "x").unwrap();
     }
-    drop(run.prepare(&config(), None).unwrap());
-    assert_eq!(
-        snapshot_names(folder.path()),
-        ["best", "config.toml", "latest", "lock", "saving", "step-00000020"]
-    );
+    drop(run.prepare(&config(), Some(run.lock().unwrap())).unwrap());
+    assert_eq!(snapshot_names(folder.path()), ["best", "latest", "lock", "step-00000020"]);
 }
 
 #[test]
@@ -285,12 +326,9 @@ fn a_checkpoint_that_had_made_way_comes_back_if_its_successor_did_not_arrive() {
     fs::rename(run.step_folder(20), folder.path().join(".step-00000020.old")).unwrap();
     let (_, found) = run.load_to_resume(&ResumeFrom::Auto).unwrap().unwrap();
     assert_eq!(found, checkpoint(20));
-    drop(run.prepare(&config(), None).unwrap());
+    drop(run.prepare(&config(), Some(run.lock().unwrap())).unwrap());
     assert_eq!(Checkpoint::load(&run.step_folder(20)).unwrap(), checkpoint(20));
-    assert_eq!(
-        snapshot_names(folder.path()),
-        ["best", "config.toml", "latest", "lock", "saving", "step-00000020"]
-    );
+    assert_eq!(snapshot_names(folder.path()), ["best", "latest", "lock", "step-00000020"]);
 }
 
 /// The folder that the transformers library wrote: `HLX_BASELINE`, or where this project's tests expect it.

@@ -64,7 +64,7 @@ fn train_prints_its_result_and_leaves_a_run_folder() {
     let names: Vec<String> = place.snapshot().keys().map(|name| name.display().to_string()).collect();
     let step = ["config.json", "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"];
     let steps = ["run/step-00000010", "run/step-00000020", "run/step-00000025"];
-    let mut expected: Vec<String> = ["config.toml", "metrics.jsonl", "latest", "best", "lock", "saving"]
+    let mut expected: Vec<String> = ["config.toml", "metrics.jsonl", "latest", "best", "lock"]
         .iter()
         .map(|name| format!("run/{name}"))
         .chain(steps.iter().map(|&folder| folder.to_owned()))

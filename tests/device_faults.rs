@@ -14,7 +14,7 @@ use std::sync::Arc;
 use hlx::checkpoint::{Checkpoint, RunFolder};
 use hlx::config::TrainOptions;
 use hlx::cpu::CpuExecutor;
-use hlx::error::Result;
+use hlx::error::{Error, Result};
 use hlx::interrupt::Interrupt;
 use hlx::recording::{Executor, Program, Traits};
 use hlx::train::recover;
@@ -74,6 +74,7 @@ fn train(
         interrupt: &interrupt,
         start: &recipe.initial,
         resumed: None,
+        device: ["", ""],
     };
     recover::train(setup, session, || reopen(&folder))
 }
@@ -198,6 +199,26 @@ fn a_second_failure_while_loading_ends_the_run_and_says_what_to_do() {
     let text = error.to_string();
     for part in ["no memory left on the device for buffer ", "lower --batch-size", "--device cpu"] {
         assert!(text.contains(part), "{text:?} lacks {part:?}");
+    }
+}
+
+#[test]
+fn a_device_that_does_not_come_back_ends_the_run_with_its_first_failure() {
+    let recipe = recipe();
+    let place = tempfile::tempdir().unwrap();
+    let fault = InjectedFault { point: FaultPoint::Wait, call: 5, kind: FaultKind::DeviceLost };
+    let lost = || common::open_simulated(Simulation { fault: Some(fault), ..Simulation::default() }).unwrap();
+    let session = on_device(&recipe, &lost()).unwrap();
+    let gone = || Err(Error::NoDevice("there is no device 1".into()));
+    let trained = train(&recipe, place.path(), session, |_| gone()).map(|_| ());
+    let loaded = recover::load(Err(Error::Device("the device was lost".into())), gone).map(|_| ());
+    for ended in [trained, loaded] {
+        let error = ended.expect_err("there is no device, and the run goes on");
+        assert_eq!(error.exit_code(), 1);
+        let text = error.to_string();
+        for part in ["the device was lost", "there is no device 1", "--resume"] {
+            assert!(text.contains(part), "{text:?} lacks {part:?}");
+        }
     }
 }
 

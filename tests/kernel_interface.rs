@@ -1,6 +1,7 @@
 //! The interface of the basic kernels, which later kernels rely on, as reflected from their SPIR-V.
 
-use hlx::kernels::{Element, Kernel};
+use hlx::kernels::{Element, Kernel, kernels_hash};
+use hlx::precision::Precision;
 use hlx::recording::Access;
 use hlx::recording::Access::{Read, ReadWrite, Write};
 
@@ -96,4 +97,16 @@ fn basic_kernels_keep_their_bindings_and_push_constants() {
 
 fn allows(wanted: Access, found: Access) -> bool {
     wanted == found || (wanted == Write && found == ReadWrite)
+}
+
+#[test]
+fn an_exact_run_does_not_depend_on_kernels_outside_the_contract() {
+    let mut hasher = blake3::Hasher::new();
+    for kernel in Kernel::ALL.iter().filter(|kernel| kernel.exact()) {
+        hasher.update(kernel.name().as_bytes());
+        hasher.update(bytemuck::cast_slice(kernel.spirv()));
+    }
+    assert_eq!(kernels_hash(Precision::Exact), hasher.finalize().to_hex().to_string());
+    assert!(Kernel::ALL.iter().any(|kernel| !kernel.exact()));
+    assert_ne!(kernels_hash(Precision::Exact), kernels_hash(Precision::F32));
 }

@@ -122,6 +122,7 @@ fn nothing_of_it_is_saved() {
             interrupt: &interrupt,
             start: &start,
             resumed: None,
+            device: ["", ""],
         };
         let mut run = Run::new(setup, recipe.trainer("sound", Fault::None).session).unwrap();
         let error = run.train().expect_err("the run goes on");

@@ -85,6 +85,37 @@ fn resume_auto_finds_the_newest_run_and_starts_one_where_there_is_none() {
 }
 
 #[test]
+fn a_resumed_run_that_ends_before_its_first_save_leaves_its_configuration() {
+    let (place, _) = unbroken();
+    let before = place.read("run/config.toml");
+    let metrics = place.read("run/metrics.jsonl");
+    // What a run needs before its first step is in the way.
+    fs::remove_file(place.path("run/metrics.jsonl")).expect("it is there");
+    fs::create_dir(place.path("run/metrics.jsonl")).expect("it is gone");
+    let failed = place.hlx("train --resume run --lr 2e-3 --steps 101");
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    assert!(failed.stderr.contains("metrics.jsonl"), "{}", failed.stderr);
+    assert!(place.read("run/config.toml") == before, "{}", failed.stderr);
+    fs::remove_dir(place.path("run/metrics.jsonl")).expect("it is empty");
+    place.write("run/metrics.jsonl", metrics);
+    place.hlx("train --resume run --steps 101 --json").json();
+    assert!(place.read_text("run/config.toml").contains("steps = 101"));
+}
+
+#[test]
+fn where_there_is_only_a_configuration_the_run_starts_with_it() {
+    let place = Place::new();
+    place.hlx(&format!("train --corpus sums.txt {TINY} --steps 3 --out run")).text();
+    let text = place.read("run/config.toml");
+    fs::remove_dir_all(place.path("run")).expect("it is there");
+    fs::create_dir(place.path("run")).expect("it is gone");
+    place.write("run/config.toml", text);
+    let started = place.hlx("train --out run --resume --json");
+    assert!(started.stderr.contains("with the options of its config.toml"), "{}", started.stderr);
+    assert_eq!(started.json()["steps"], 3);
+}
+
+#[test]
 fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     let (place, digest) = unbroken();
     let mut model = place.read("run/step-00000100/model.safetensors");

@@ -176,13 +176,45 @@ fn weights_that_a_run_started_from_and_that_have_changed_are_told() {
     place.copy_folder("first/step-00000020", "weights");
     place.hlx(&format!("train --corpus sums.txt --init-from weights --batch-size 2 {RUN} --out run")).text();
     place.hlx("verify --checkpoint run --device cpu --json").json();
-    std::fs::remove_dir_all(place.path("weights")).expect("they are there");
-    place.copy_folder("first/step-00000010", "weights");
-    let other = place.hlx("verify --checkpoint run --device cpu");
-    assert_eq!(other.code, Some(1), "{}", other.stderr);
+    // Of the same shape, and of another with more tensors.
+    let deep = TINY.replace("--n-layer 1", "--n-layer 3");
+    place.hlx(&format!("train --corpus sums.txt {deep} {RUN} --out deep")).text();
+    for weights in ["first/step-00000010", "deep/step-00000020"] {
+        std::fs::remove_dir_all(place.path("weights")).expect("they are there");
+        place.copy_folder(weights, "weights");
+        let other = place.hlx("verify --checkpoint run --device cpu");
+        assert_eq!(other.code, Some(1), "{}", other.stderr);
+        assert!(
+            other.stderr.contains("weights has other weights than when this run started"),
+            "{}",
+            other.stderr
+        );
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_device_is_not_judged_where_bits_are_a_devices_own() {
+    let place = place();
+    place.hlx(&format!("train --corpus sums.txt {TINY} {RUN} --precision f32 --out run")).text();
+    place.hlx("verify --checkpoint run --device cpu --json").json();
+    let folder = place.path("run/step-00000010");
+    let mut other = Checkpoint::load(&folder).expect("it is whole");
+    assert_eq!(other.state.device, "CPU executor");
+    other.state.driver = "hlx of another time".into();
+    other.save(&folder).expect("it can be saved");
+    let done = place.hlx("verify --checkpoint run/step-00000010 --device cpu");
+    assert_eq!(done.code, Some(1), "{}", done.stderr);
+    assert!(done.stderr.contains("same bits on one device only"), "{}", done.stderr);
+    // A run that goes on elsewhere says so, and holds from there.
+    let resumed = place.hlx("train --resume run/step-00000010");
     assert!(
-        other.stderr.contains("weights has other weights than when this run started"),
+        resumed.stderr.contains("was trained on CPU executor (hlx of another time)"),
         "{}",
-        other.stderr
+        resumed.stderr
     );
+    let found = place.hlx("verify --checkpoint run/step-00000020 --device cpu").text();
+    assert!(found.contains("from step 10 on"), "{found}");
+
+    place.hlx(&format!("train --corpus sums.txt {TINY} {RUN} --out exact")).text();
+    assert!(!place.read_text("exact/step-00000010/state.json").contains("device"));
 }

@@ -181,6 +181,11 @@ fn an_error_at_any_storage_call_of_claiming_a_folder_is_named_and_leaves_no_run(
                 break;
             };
             struck_calls.push(what);
+            // A hint, which the claim does without.
+            if what == "read" && path.ends_with("saving") {
+                drop(claimed.unwrap());
+                continue;
+            }
             let error = claimed.expect_err(what);
             assert_eq!(error.exit_code(), 1, "{what}");
             let message = error.to_string();

@@ -10,7 +10,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("format", &[]),
     ("exact", &[]),
-    ("kernels", &["recording"]),
+    ("kernels", &["precision", "recording"]),
     ("precision", &[]),
     ("recording", &["error", "kernels", "precision"]),
     ("config", &["error", "precision"]),

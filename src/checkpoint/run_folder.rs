@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::atomic::{
     create_folder, remove_folder, replace_file_on, replaced_folder, retire_folder, sync_parent,
@@ -11,9 +11,10 @@ use super::atomic::{
 use super::lock::RunLock;
 use super::manifest::{MANIFEST, damaged, is_sealed};
 use super::model_folder::CONFIG;
+use super::names::{default_paths, is_step_folder, newest_default, parse_step, replaced_step, step_name};
 use super::step_folder::{Checkpoint, STATE};
 use super::storage::{Disk, Storage};
-use crate::config::{Preset, ResumeFrom, TrainConfig, TrainOptions};
+use crate::config::{ResumeFrom, TrainConfig, TrainOptions};
 use crate::error::{Error, Result};
 
 /// Names the newest checkpoint.
@@ -29,6 +30,9 @@ const BEST: &str = "best";
 pub struct RunFolder {
     path: PathBuf,
     storage: Arc<dyn Storage>,
+    /// The text of config.toml, to be written with the first save of a run that goes on: until then the
+    /// folder is as the earlier run left it.
+    config: Arc<Mutex<Option<String>>>,
 }
 
 impl RunFolder {
@@ -39,7 +43,7 @@ impl RunFolder {
 
     /// The folder at a path of any storage.
     pub fn on(storage: Arc<dyn Storage>, path: impl Into<PathBuf>) -> RunFolder {
-        RunFolder { path: path.into(), storage }
+        RunFolder { path: path.into(), storage, config: Arc::default() }
     }
 
     /// The folder for a new run: `--out`, which must not hold a run already, or else the first free
@@ -161,7 +165,11 @@ impl RunFolder {
         }
     }
 
-    fn holds_run(&self) -> Result<bool> {
+    /// True if there are checkpoints in it, or the configuration of a run that has not saved any.
+    ///
+    /// # Errors
+    /// One that names the folder if it cannot be read.
+    pub fn holds_run(&self) -> Result<bool> {
         Ok(!self.steps()?.is_empty() || self.exists(&self.config_file())?)
     }
 
@@ -172,20 +180,45 @@ impl RunFolder {
         ))
     }
 
+    fn has_got_run(&self) -> Error {
+        let path = self.path.display();
+        Error::Usage(format!("another run has come into {path} meanwhile: --resume {path} goes on with it"))
+    }
+
     /// Makes the folder, locks it unless the lock is `held` already, clears what a crash left
-    /// half-done, and writes config.toml: fails before the first step if the folder cannot be written.
+    /// half-done, and writes config.toml, for a run that goes on with its first save: fails before the first
+    /// step if the folder cannot be written.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the lock is not `held` and there is a run: it came after the caller looked.
     pub fn prepare(&self, config: &TrainConfig, held: Option<RunLock>) -> Result<RunLock> {
         let text = config.to_toml()?;
         let storage = self.storage();
         create_folder(storage, &self.path).map_err(|error| self.unwritable(&error))?;
         let lock = match held {
             Some(lock) => lock,
-            None => self.lock()?,
+            None => {
+                let lock = self.lock()?;
+                if self.holds_run()? {
+                    return Err(self.has_got_run());
+                }
+                lock
+            }
         };
         self.clear_leftovers()?;
         self.finish_save()?;
-        replace_file_on(storage, &self.config_file(), text.as_bytes())
-            .map_err(|error| self.unwritable(&error))?;
+        let file = self.config_file();
+        let bytes = if self.steps()?.is_empty() {
+            text.into_bytes()
+        } else {
+            *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+            match storage.read(&file) {
+                // What is there, once more: whether the folder can be written is told now.
+                Ok(bytes) => bytes,
+                Err(_) => return Ok(lock),
+            }
+        };
+        replace_file_on(storage, &file, &bytes).map_err(|error| self.unwritable(&error))?;
         Ok(lock)
     }
 
@@ -206,13 +239,18 @@ impl RunFolder {
 
     /// Points `latest` at what was saved last, if the save ended before it did. The lock must be held.
     pub fn finish_save(&self) -> Result<()> {
-        match self.arrived()? {
+        match self.arrived() {
             Some(step) if self.pointed(LATEST)? != Some(step) => {
                 // What is damaged is passed over, here as on going on.
                 let is_whole = Checkpoint::load_from(self.storage(), &self.step_folder(step)).is_ok();
-                if is_whole { self.point(LATEST, step) } else { Ok(()) }
+                if !is_whole {
+                    return Ok(());
+                }
+                self.point(LATEST, step)?;
+                self.forget_saving()
             }
-            _ => Ok(()),
+            Some(_) => self.forget_saving(),
+            None => Ok(()),
         }
     }
 
@@ -243,9 +281,11 @@ impl RunFolder {
     fn write_checkpoint(&self, checkpoint: &Checkpoint, keep_last: usize) -> Result<()> {
         let step = checkpoint.state.step;
         checkpoint.save_announced(self.storage(), &self.step_folder(step), |hash| {
+            self.write_config()?;
             self.replace(SAVING, &format!("{} {hash}\n", step_name(step)))
         })?;
         self.point(LATEST, step)?;
+        self.forget_saving()?;
         // Not only when it is this one: a run resumed from an early checkpoint leaves a pointer behind that
         // belongs to the steps it gave up.
         if let Some(best) = checkpoint.state.best_step
@@ -255,6 +295,25 @@ impl RunFolder {
             self.point(BEST, best)?;
         }
         self.remove_old(step, checkpoint.state.best_step, keep_last)
+    }
+
+    /// Writes the config.toml that waits for the first save, if it still does.
+    fn write_config(&self) -> Result<()> {
+        let mut waiting = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(text) = waiting.as_ref() {
+            replace_file_on(self.storage(), &self.config_file(), text.as_bytes())?;
+        }
+        *waiting = None;
+        Ok(())
+    }
+
+    /// The note has served once `latest` names its step. Not synced: it does no harm if it comes back.
+    fn forget_saving(&self) -> Result<()> {
+        let path = self.path.join(SAVING);
+        match self.storage.remove_file(&path) {
+            Err(error) if !is_absent(&error) => Err(Error::io("cannot remove", path)(error)),
+            _ => Ok(()),
+        }
     }
 
     fn point(&self, pointer: &str, step: u64) -> Result<()> {
@@ -270,13 +329,16 @@ impl RunFolder {
         Ok(self.text(pointer)?.and_then(|name| parse_step(name.trim())))
     }
 
-    /// The step whose save began last, if its folder has got its place.
-    fn arrived(&self) -> Result<Option<u64>> {
-        let text = self.text(SAVING)?;
+    /// The step whose save began last, if its folder has got its place. A note that cannot be read is none.
+    fn arrived(&self) -> Option<u64> {
+        let text = self.text(SAVING).unwrap_or_else(|error| {
+            tracing::warn!("going on without what was saved last being named: {error}");
+            None
+        });
         let named = text.as_deref().and_then(|text| text.trim().split_once(' '));
         let saving = named.and_then(|(name, hash)| Some((parse_step(name)?, hash)));
         let arrived = |(step, hash)| is_sealed(self.storage(), &self.step_folder(step), hash).then_some(step);
-        Ok(saving.and_then(arrived))
+        saving.and_then(arrived)
     }
 
     /// A small file of the folder; `None` if it is not there or no text.
@@ -382,7 +444,7 @@ impl RunFolder {
             replaced.map(|step| (step, replaced_folder(&self.step_folder(step)))).collect();
         folders.extend(self.steps()?.into_iter().map(|step| (step, self.step_folder(step))));
         let latest = self.pointed(LATEST)?.filter(|&latest| folders.iter().any(|(step, _)| *step == latest));
-        let arrived = self.arrived()?;
+        let arrived = self.arrived();
         folders.sort_by_key(|&(step, _)| {
             let is_past = latest.is_some_and(|latest| step > latest);
             (arrived != Some(step), is_past, Reverse(step))
@@ -432,50 +494,7 @@ fn warn_if_unsealed(folder: &Path) {
     }
 }
 
-/// `checkpoints/CORPUS-MODEL`, then the same with 2, 3, ... behind it.
-fn default_paths(corpus: Option<&Path>, model: Preset) -> impl Iterator<Item = PathBuf> {
-    let corpus = corpus.and_then(Path::file_stem);
-    let corpus = corpus.map_or("hlx".into(), |stem| stem.to_string_lossy().into_owned());
-    let name = format!("{corpus}-{model}");
-    (1u64..).map(move |number| {
-        let name = if number == 1 { name.clone() } else { format!("{name}-{number}") };
-        Path::new("checkpoints").join(name)
-    })
-}
-
-/// The folder with the highest number behind the name of `first`, if any is there.
-fn newest_default(first: &Path) -> Option<PathBuf> {
-    let stem = first.file_name()?.to_str()?;
-    let number = |name: &str| match name.strip_prefix(stem)? {
-        "" => Some(1),
-        rest => rest.strip_prefix('-')?.parse::<u64>().ok().filter(|&number| number > 1),
-    };
-    let entries = std::fs::read_dir(first.parent()?).ok()?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let newest = names.filter_map(|name| Some((number(&name)?, name))).max()?;
-    Some(first.with_file_name(newest.1))
-}
-
-fn step_name(step: u64) -> String {
-    format!("step-{step:08}")
-}
-
-fn parse_step(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("step-")?;
-    let step = digits.parse().ok()?;
-    (step_name(step) == name).then_some(step)
-}
-
-/// The step whose folder made way under this hidden name.
-fn replaced_step(name: &str) -> Option<u64> {
-    parse_step(name.strip_prefix('.')?.strip_suffix(".old")?)
-}
-
 /// Neither a missing folder nor a file holds a run.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
-}
-
-fn is_step_folder(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).and_then(parse_step).is_some()
 }

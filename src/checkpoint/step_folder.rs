@@ -54,6 +54,13 @@ pub struct RunState {
     pub seed: u64,
     /// Precision of the run.
     pub precision: Precision,
+    /// Name of the device that it was trained on, where the precision promises the same bits on one device
+    /// only; empty for what is exact.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub device: String,
+    /// That device's driver.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub driver: String,
     /// Over every parameter and moment.
     pub digest: String,
     /// [`crate::config::TrainConfig::training_hash`] of the run.
@@ -94,6 +101,15 @@ pub struct Checkpoint {
     pub tokenizer: Tokenizer,
     /// The place in the run.
     pub state: RunState,
+}
+
+impl RunState {
+    /// The device that the state was trained on, if its bits are that device's alone and this is another.
+    pub fn other_device(&self, name: &str, driver: &str) -> Option<String> {
+        let is_other = (self.device.as_str(), self.driver.as_str()) != (name, driver);
+        let counts = self.precision != Precision::Exact && !self.device.is_empty();
+        (counts && is_other).then(|| format!("{} ({})", self.device, self.driver))
+    }
 }
 
 impl Checkpoint {

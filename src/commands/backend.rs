@@ -44,11 +44,15 @@ impl Backend {
                 chosen.backend.try_products(precision)?;
                 Ok(chosen)
             }
-            Some(reason) => Err(Error::NoDevice(format!(
-                "{} does not offer --precision {precision}: {reason}. Take --precision f32 or exact, or \
-                 another --device",
-                chosen.backend.name()
-            ))),
+            Some(reason) => {
+                let fallback = chosen.why.filter(|_| matches!(chosen.backend, Backend::Cpu));
+                let why = fallback.map_or(String::new(), |why| format!(" (taken because: {why})"));
+                Err(Error::NoDevice(format!(
+                    "{}{why} does not offer --precision {precision}: {reason}. Take --precision f32 or \
+                     exact, or another --device",
+                    chosen.backend.name()
+                )))
+            }
         }
     }
 

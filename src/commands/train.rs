@@ -10,7 +10,7 @@ use super::generate::{self, Prompt};
 use super::{print, print_json, program};
 use crate::checkpoint::{Checkpoint, RunFolder, RunLock, find_model_folder, read_model, read_tokenizer};
 use crate::cli::TrainArgs;
-use crate::config::{ModelConfig, ResumeFrom, TrainConfig, TrainOptions};
+use crate::config::{ModelConfig, Precision, ResumeFrom, TrainConfig, TrainOptions};
 use crate::data::{Dataset, Tokenizer};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -46,9 +46,16 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
     say(format_args!("training on {} ({}){why}", chosen.backend.name(), chosen.backend.driver()));
     let mut backend = chosen.backend;
+    let device = [backend.name(), backend.driver()];
+    origin.compare_device(&device);
     let first = load(&backend, config, &model);
     let mut reopen = || {
-        backend = Backend::open(&config.device, config.precision)?.backend;
+        let chosen = Backend::open(&config.device, config.precision)?;
+        let now = [chosen.backend.name(), chosen.backend.driver()];
+        let why = chosen.why.map_or(String::new(), |why| format!(": {why}"));
+        say(format_args!("going on with {} ({}){why}", now[0], now[1]));
+        check_same_device(config.precision, &device, &now)?;
+        backend = chosen.backend;
         load(&backend, config, &model)
     };
     let session = recover::load(first, &mut reopen)?;
@@ -60,7 +67,15 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     describe(config, &data, &model, &folder, origin.resumed.as_ref());
 
     let resumed = origin.resumed.as_ref().map(|checkpoint| &checkpoint.state);
-    let setup = Setup { config, data: &data, folder: &folder, interrupt: &interrupt, start: &start, resumed };
+    let setup = Setup {
+        config,
+        data: &data,
+        folder: &folder,
+        interrupt: &interrupt,
+        start: &start,
+        resumed,
+        device: [&device[0], &device[1]],
+    };
     let outcome = recover::train(setup, session, reopen)?;
     report(args.json, &backend, &model, &data.tokenizer, &folder, outcome, start.step, started, &interrupt)
 }
@@ -117,17 +132,23 @@ impl Origin {
     fn resumed(given: TrainOptions, choice: &ResumeFrom) -> Result<Origin> {
         let folder = RunFolder::to_resume(choice, &given)?;
         // Before anything is read: a run that is still going on would remove what this one goes on from.
-        let lock = if folder.steps()?.is_empty() { None } else { Some(folder.lock()?) };
-        let Some((path, checkpoint)) = folder.load_to_resume(choice)? else {
-            let there = folder.path().display();
-            say(format_args!("there is nothing to resume in {there}: starting a new run there"));
-            return Ok(Origin { folder: Some(folder), lock, ..Origin::new(given)? });
-        };
-        folder.finish_save()?;
+        let lock = if folder.holds_run()? { Some(folder.lock()?) } else { None };
+        let found = folder.load_to_resume(choice)?;
         let saved = match folder.config_file() {
             file if file.exists() => TrainOptions::load("--resume", &file)?,
             _ => TrainOptions::default(),
         };
+        let Some((path, checkpoint)) = found else {
+            let there = folder.path().display();
+            let how =
+                if saved == TrainOptions::default() { "" } else { " with the options of its config.toml" };
+            say(format_args!("there is nothing to resume in {there}: starting a new run there{how}"));
+            return Ok(Origin { folder: Some(folder), lock, ..Origin::new(given.over(saved))? });
+        };
+        // A run that came between the two looks is another's: it is refused below.
+        if lock.is_some() {
+            folder.finish_save()?;
+        }
         let before = saved.clone();
         let config = TrainConfig::resolve(given.over(saved), Some(&checkpoint.model.config))?;
         say(format_args!("going on from {}", path.display()));
@@ -138,7 +159,7 @@ impl Origin {
                 changes(&before, &config.to_options())
             ));
         }
-        if checkpoint.state.kernels_hash != kernels_hash() {
+        if checkpoint.state.kernels_hash != kernels_hash(checkpoint.state.precision) {
             say(format_args!(
                 "this checkpoint was trained by hlx {} with other kernels: \
                  the result will not be that of one unbroken run",
@@ -171,6 +192,18 @@ impl Origin {
             )));
         }
         Ok(())
+    }
+
+    /// Says so if a run whose bits are one device's own goes on with another.
+    fn compare_device(&self, [name, driver]: &[String; 2]) {
+        let state = self.resumed.as_ref().map(|checkpoint| &checkpoint.state);
+        if let Some((state, other)) = state.and_then(|s| Some((s, s.other_device(name, driver)?))) {
+            say(format_args!(
+                "this checkpoint was trained on {other}, and --precision {} gives the same bits on one \
+                 device only: the result will not be that of one unbroken run",
+                state.precision
+            ));
+        }
     }
 
     /// The state before the first step.
@@ -219,6 +252,18 @@ fn check_length(config: &TrainConfig, data: &Dataset, resumed: Option<&Checkpoin
         ))),
         _ => Ok(()),
     }
+}
+
+/// A precision that promises the same bits on one device only does not go on with another one.
+fn check_same_device(precision: Precision, before: &[String; 2], now: &[String; 2]) -> Result<()> {
+    if precision == Precision::Exact || before == now {
+        return Ok(());
+    }
+    let [[before, driver], [other, other_driver]] = [before, now];
+    Err(Error::NoDevice(format!(
+        "--precision {precision} gives the same bits on one device only, and {other} ({other_driver}) is not \
+         {before} ({driver}): go on with --resume on the same device"
+    )))
 }
 
 /// Plans the memory, prints the plan, and takes the memory.
@@ -307,4 +352,23 @@ fn next(folder: &Path, steps: u64) -> String {
          {hlx} train --corpus YOUR-TEXT.txt --model tiny\n  \
          {hlx} verify --runs 3\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_exact_goes_on_with_another_device() {
+        let device = |name: &str, driver: &str| [name.to_owned(), driver.to_owned()];
+        let before = device("a card", "driver 1");
+        for now in [device("CPU executor", "hlx"), device("a card", "driver 2")] {
+            assert!(check_same_device(Precision::Exact, &before, &now).is_ok());
+            let text = check_same_device(Precision::F32, &before, &now).unwrap_err().to_string();
+            for part in ["f32", "a card (driver 1)", &now[1], "--resume on the same device"] {
+                assert!(text.contains(part), "{text:?} lacks {part:?}");
+            }
+        }
+        assert!(check_same_device(Precision::Mixed, &before, &before).is_ok());
+    }
 }

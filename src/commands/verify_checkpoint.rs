@@ -35,6 +35,16 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
     }
     let (initial, links) = start(&folder, &checkpoint, &config, &data)?;
     let backend = Backend::open(&args.device, config.precision)?.backend;
+    if let Some(other) = checkpoint.state.other_device(&backend.name(), &backend.driver()) {
+        return Err(Error::Input(format!(
+            "{} was trained on {other}, and --precision {} promises the same bits on one device only, which \
+             {} ({}) is not: verify it there",
+            folder.display(),
+            config.precision,
+            backend.name(),
+            backend.driver()
+        )));
+    }
     let mut trainer = trainer(&backend, &config, &data, &initial)?;
     let steps = checkpoint.state.step;
     let again = steps - initial.step;
@@ -53,8 +63,8 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
     let digest = digest(&specs, &state);
     let difference = if broken.is_none() { first_difference(&checkpoint, &state, &specs) } else { None };
     let since = initial.step;
-    let other_kernels =
-        (checkpoint.state.kernels_hash != kernels_hash()).then_some(checkpoint.state.hlx_version);
+    let other_kernels = (checkpoint.state.kernels_hash != kernels_hash(config.precision))
+        .then_some(checkpoint.state.hlx_version);
     report(args, &folder, &backend, &Findings { since, steps, digest, broken, difference, other_kernels })
 }
 
@@ -98,17 +108,19 @@ fn start(
     let Some(path) = &config.init_from else {
         return Ok((initial_state(initial_parameters(&model, config.seed)), vec![]));
     };
-    let initial = initial_state(read_model(&find_model_folder("--init-from", path)?)?.tensors);
-    match &checkpoint.state.init_digest {
-        Some(expected) if digest(&parameter_specs(&model), &initial) != *expected => {
-            Err(Error::Input(format!(
-                "{} has other weights than when this run started from it: put those back, for the checkpoint \
-                 cannot be retraced from these",
-                path.display()
-            )))
-        }
-        _ => Ok((initial, vec![])),
+    let weights = read_model(&find_model_folder("--init-from", path)?)?;
+    let specs = parameter_specs(&model);
+    let has_shape = parameter_specs(&weights.config) == specs;
+    let initial = initial_state(weights.tensors);
+    let is_other = |expected: &String| digest(&specs, &initial) != *expected;
+    if !has_shape || checkpoint.state.init_digest.as_ref().is_some_and(is_other) {
+        return Err(Error::Input(format!(
+            "{} has other weights than when this run started from it: put those back, for the checkpoint \
+             cannot be retraced from these",
+            path.display()
+        )));
     }
+    Ok((initial, vec![]))
 }
 
 /// What retraining found.

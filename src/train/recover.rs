@@ -11,12 +11,13 @@ use crate::train::session::{Session, TrainState};
 /// The session that was loaded or, if the device failed in that, the one that `reopen` makes.
 ///
 /// # Errors
-/// As loading reports them; of a device that fails, only the second failure.
+/// As loading reports them; of a device that fails, the second failure, with the first where there is no
+/// device to go on with.
 pub fn load(first: Result<Session>, reopen: impl FnOnce() -> Result<Session>) -> Result<Session> {
     match first {
         Err(Error::Device(failure)) => {
             say(format_args!("the device failed while loading: {failure}\ntrying once more"));
-            reopen()
+            reopen().map_err(|error| without_device(&failure, error, "start again, or --resume"))
         }
         other => other,
     }
@@ -27,7 +28,8 @@ pub fn load(first: Result<Session>, reopen: impl FnOnce() -> Result<Session>) ->
 /// have come to.
 ///
 /// # Errors
-/// As [`Run::train`]; of a device that fails, only the second failure.
+/// As [`Run::train`]; of a device that fails, the second failure, with the first where there is no device to
+/// go on with.
 pub fn train(setup: Setup, session: Session, reopen: impl FnOnce() -> Result<Session>) -> Result<Outcome> {
     let mut saved = None;
     let failure = match attempt(setup, session, &mut saved) {
@@ -36,11 +38,23 @@ pub fn train(setup: Setup, session: Session, reopen: impl FnOnce() -> Result<Ses
     };
     let from = saved.as_ref().map_or("where it started".to_owned(), |folder| folder.display().to_string());
     say(format_args!("the device failed: {failure}\ntrying once more from {from}"));
-    let session = reopen()?;
+    let resume = format!("go on with --resume {}", setup.folder.path().display());
+    let session = reopen().map_err(|error| without_device(&failure, error, &resume))?;
     let Some(folder) = saved else { return attempt(setup, session, &mut None) };
     let checkpoint = Checkpoint::load(&folder)?;
     let start = TrainState::of(&checkpoint);
     attempt(Setup { start: &start, resumed: Some(&checkpoint.state), ..setup }, session, &mut None)
+}
+
+/// That no device can be opened any more is the failed device's doing.
+fn without_device(failure: &str, error: Error, remedy: &str) -> Error {
+    match error {
+        Error::NoDevice(reason) => Error::Device(format!(
+            "the device failed ({failure}), and there is none to go on with ({reason}): {remedy} when it \
+             works again"
+        )),
+        other => other,
+    }
 }
 
 /// One run; `saved` becomes the newest checkpoint that it saved. When this returns, the session is gone, and

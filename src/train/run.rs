@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::checkpoint::{Checkpoint, FORMAT_VERSION, RunFolder, RunState};
-use crate::config::{CheckpointEvery, Length, TrainConfig};
+use crate::config::{CheckpointEvery, Length, Precision, TrainConfig};
 use crate::data::{Dataset, EvaluationWindows, TrainingWindows};
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
@@ -35,6 +35,8 @@ pub struct Setup<'a> {
     pub start: &'a TrainState,
     /// Where the run stood when its checkpoint was saved; `None` for a new run.
     pub resumed: Option<&'a RunState>,
+    /// The name and the driver of the device that it runs on.
+    pub device: [&'a str; 2],
 }
 
 /// What a finished run came to.
@@ -91,8 +93,10 @@ pub fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
 
 /// True if a run that goes on from `state` with this configuration comes to what it would have come to
 /// without a break.
-pub fn is_continued(state: &RunState, config: &TrainConfig) -> Result<bool> {
-    Ok(state.training_hash == config.training_hash()? && state.kernels_hash == kernels_hash())
+fn is_continued(state: &RunState, config: &TrainConfig, [name, driver]: [&str; 2]) -> Result<bool> {
+    Ok(state.training_hash == config.training_hash()?
+        && state.kernels_hash == kernels_hash(config.precision)
+        && state.other_device(name, driver).is_none())
 }
 
 /// BLAKE3 of token ids: tells whether a resumed run sees the same text.
@@ -166,7 +170,7 @@ impl<'a> Run<'a> {
         };
         session.load_state(setup.start)?;
         let (unbroken_since, init_digest) = match setup.resumed {
-            Some(state) if is_continued(state, setup.config)? => {
+            Some(state) if is_continued(state, setup.config, setup.device)? => {
                 (state.unbroken_since, state.init_digest.clone())
             }
             Some(state) => (state.step, state.init_digest.clone()),
@@ -371,16 +375,24 @@ impl<'a> Run<'a> {
 
     fn run_state(&self, step: u64, digest: String) -> Result<RunState> {
         let windows = step * self.feed.windows_per_step();
+        let precision = self.setup.config.precision;
+        // A checkpoint of an exact run has the same bytes wherever it was made.
+        let [device, driver] = match precision {
+            Precision::Exact => [""; 2],
+            Precision::F32 | Precision::Mixed => self.setup.device,
+        };
         Ok(RunState {
             format_version: FORMAT_VERSION,
             hlx_version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernels_hash: kernels_hash(),
+            kernels_hash: kernels_hash(precision),
             step,
             epoch: self.feed.whole_epochs(step),
             windows,
             tokens: step * self.feed.tokens_per_step(),
             seed: self.setup.config.seed,
-            precision: self.setup.config.precision,
+            precision,
+            device: device.to_owned(),
+            driver: driver.to_owned(),
             digest,
             training_hash: self.setup.config.training_hash()?,
             unbroken_since: self.unbroken_since,

@@ -45,6 +45,8 @@ pub fn checkpoint(shape: &ModelConfig, step: u64) -> Checkpoint {
             tokens: 36 * step,
             seed: 1337,
             precision: Precision::Exact,
+            device: String::new(),
+            driver: String::new(),
             digest: "d".into(),
             training_hash: "t".into(),
             unbroken_since: 0,

@@ -42,7 +42,8 @@ pub fn dataset() -> Dataset {
 
 /// Trains to the end, from the run's newest whole checkpoint where it has one, and gives the digest.
 pub fn train(config: &TrainConfig, data: &Dataset, folder: &RunFolder) -> Result<String> {
-    let _lock = folder.prepare(config, None)?;
+    let held = if folder.holds_run()? { Some(folder.lock()?) } else { None };
+    let _lock = folder.prepare(config, held)?;
     let resumed = folder.load_to_resume(&ResumeFrom::Auto)?.map(|(_, checkpoint)| checkpoint);
     if let Some(last) = resumed.as_ref().filter(|found| config.length == Length::Steps(found.state.step)) {
         return Ok(last.state.digest.clone());
@@ -59,6 +60,7 @@ pub fn train(config: &TrainConfig, data: &Dataset, folder: &RunFolder) -> Result
     })?;
     let interrupt = Interrupt::default();
     let resumed = resumed.as_ref().map(|checkpoint| &checkpoint.state);
-    let setup = Setup { config, data, folder, interrupt: &interrupt, start: &start, resumed };
+    let setup =
+        Setup { config, data, folder, interrupt: &interrupt, start: &start, resumed, device: ["", ""] };
     Ok(Run::new(setup, session)?.train()?.digest)
 }
