@@ -270,7 +270,7 @@ impl Cases {
         self.product(Pass::Backward, WIDE, [true, false], small);
         self.product(Pass::Forward, NARROW, [false, false], small);
         if fast {
-            let large = Tiling::Shared(FastTile::large(128, 128));
+            let large = Tiling::Shared(FastTile { shares: 1, ..FastTile::large(64, 128) });
             self.product(Pass::Forward, WIDE, [false, false], large);
             self.product(Pass::Backward, WIDE, [true, false], large);
         }

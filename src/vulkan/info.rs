@@ -248,9 +248,9 @@ impl DeviceInfo {
     }
 }
 
-/// What the largest shared tile of the exact matrix products takes: 16 terms of 32 vectors of one factor and
-/// 64 of the other, and one more of each (shaders/include/gemm_tiled.glsl).
-const SHARED_BYTES: u32 = 16 * (33 + 65) * 16;
+/// What the largest tile of the exact matrix products takes: 16 terms of 64 rows and 128 columns, or of 32
+/// and 64 twice (`EXACT_TILES` in ops/gemm/fast.rs).
+const SHARED_BYTES: u32 = 16 * (64 + 128) * 4;
 
 fn clamp(limit: u64) -> u32 {
     u32::try_from(limit).unwrap_or(u32::MAX)
