@@ -99,9 +99,6 @@ struct Tried {
     product: Option<Case>,
 }
 
-/// Attention is several products one after the other, and may be off by so many times as much as one.
-const ATTENTION_TOLERANCES: f64 = 2.0;
-
 /// The cases as a program: their factors, and a result each.
 struct Trial {
     program: Program,
@@ -238,8 +235,7 @@ pub fn first_departure<R: Executor, D: Executor>(
     let mut results = fast.results.iter().zip(wanted.iter().zip(&got));
     Ok(results.find_map(|(tried, (wanted, got))| {
         let error = error(tried.product, wanted, got);
-        let times = if tried.product.is_some() { 1.0 } else { ATTENTION_TOLERANCES };
-        let tolerance = times * tolerance(&traits);
+        let tolerance = tolerance(&traits);
         let departs = error.is_nan() || error > tolerance;
         departs.then(|| Departure {
             kernels: tried.kernels.clone(),
