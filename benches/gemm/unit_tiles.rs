@@ -201,7 +201,7 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
     let shared = device.info().shared_memory_bytes;
     let candidates: Vec<Candidate> = candidates(full, blocks)
         .into_iter()
-        .filter(|c| c.tile.is_even(trans, units) && c.tile.shared_bytes(trans, units) <= shared)
+        .filter(|c| c.tile.is_even(units) && c.tile.shared_bytes(trans, units) <= shared)
         .collect();
     let mut program = Program::default();
     let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);

@@ -66,31 +66,21 @@ impl UnitTile {
         (REGISTERS / (32 * self.subgroups() * of_an_invocation)).max(1)
     }
 
-    /// Lines and eights of a line that a share of each factor lies in in shared memory: A's, then B's.
-    fn lines(&self, [a_trans, b_trans]: [bool; 2], units: MatrixUnits) -> [[usize; 2]; 2] {
-        [(self.rows, a_trans), (self.columns, !b_trans)].map(|(along, stored_along)| {
-            let (lines, octs) = if stored_along { (self.step, along / 8) } else { (along, self.step / 8) };
-            let fold = (8 / octs).clamp(1, lines / units.side as usize);
-            [lines / fold, octs * fold]
-        })
-    }
-
     /// True if the invocations fill the shares evenly; the kernel can do nothing else.
-    pub fn is_even(&self, trans: [bool; 2], units: MatrixUnits) -> bool {
-        let invocations = self.subgroups() * units.subgroup_size as usize;
-        self.lines(trans, units).iter().all(|[lines, octs]| {
-            invocations.is_multiple_of(*octs)
-                && (lines * octs).is_multiple_of(invocations)
-                && lines.is_multiple_of(units.side as usize)
-        })
+    pub fn is_even(&self, units: MatrixUnits) -> bool {
+        let eights = 8 * self.subgroups() * units.subgroup_size as usize;
+        [self.rows, self.columns].iter().all(|along| (along * self.step).is_multiple_of(eights))
     }
 
-    /// Bytes of a workgroup's shared memory.
-    pub fn shared_bytes(&self, trans: [bool; 2], units: MatrixUnits) -> u64 {
-        let share: usize = self.lines(trans, units).iter().map(|[lines, octs]| lines * (octs + 1)).sum();
-        let side = units.side as usize;
-        let across = if (self.part_columns / side).is_multiple_of(2) { 2 } else { 1 };
-        let staging = self.subgroups() * side * (across * side / 4 + 2);
+    /// Bytes of a workgroup's shared memory. A line of stored elements, or of sums, is an eight or a four longer
+    /// than it is.
+    pub fn shared_bytes(&self, [a_trans, b_trans]: [bool; 2], units: MatrixUnits) -> u64 {
+        let eights = |along: usize, stored_along: bool| {
+            let (lines, line) = if stored_along { (self.step, along) } else { (along, self.step) };
+            lines * (line / 8 + 1)
+        };
+        let share = eights(self.rows, a_trans) + eights(self.columns, !b_trans);
+        let staging = self.subgroups() * units.side as usize * (self.part_columns / 4 + 1);
         (16 * (self.shares * share).max(staging)) as u64
     }
 
@@ -266,8 +256,7 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
         staged: tile.staged.into(),
         spare: may_have_spare_subgroups(units).into(),
     };
-    let trans = [problem.a.trans, problem.b.trans];
-    assert!(tile.is_even(trans, units), "{tile:?} with {units:?}");
+    assert!(tile.is_even(units), "{tile:?} with {units:?}");
     let (a, b, c) = (gemm.a.view, gemm.b.view, gemm.c.view);
     // Something must be bound where there is no bias; it is not read.
     let bindings = Bindings { a, b, c, bias: gemm.bias.unwrap_or(b) };
