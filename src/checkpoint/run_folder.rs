@@ -26,8 +26,8 @@ const BEST: &str = "best";
 pub struct RunFolder {
     path: PathBuf,
     storage: Arc<dyn Storage>,
-    /// The text of config.toml, to be written with the first save of a run that goes on: until then the
-    /// folder is as the earlier run left it.
+    /// The text of config.toml, to be written when the first save of a run that goes on has got its place:
+    /// until then the folder is as the earlier run left it.
     config: Arc<Mutex<Option<String>>>,
 }
 

@@ -92,7 +92,7 @@ fn start(
     config: &TrainConfig,
     data: &Dataset,
 ) -> Result<(TrainState, Vec<Link>)> {
-    let since = checkpoint.state.unbroken_since;
+    let since = checkpoint.state.unbroken_since.as_ref().map_or(0, |s| s.step);
     if since > 0 {
         let earlier = RunFolder::at(folder.parent().unwrap_or(Path::new(""))).step_folder(since);
         let earlier = Checkpoint::load(&earlier).map_err(|error| {

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::RunFolder;
 use crate::checkpoint::atomic::{create_folder, remove_folder, replace_file_on, sync_parent};
@@ -110,7 +110,7 @@ impl RunFolder {
         let bytes = if self.steps()?.is_empty() {
             text.into_bytes()
         } else {
-            *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+            *self.waiting_config() = Some(text);
             match storage.read(&file) {
                 // What is there, once more: whether the folder can be written is told now.
                 Ok(bytes) => bytes,

@@ -88,7 +88,7 @@ impl RunFolder {
             replaced.map(|step| (step, replaced_folder(&self.step_folder(step)))).collect();
         folders.extend(self.steps()?.into_iter().map(|step| (step, self.step_folder(step))));
         let latest = self.pointed(LATEST)?.filter(|&latest| folders.iter().any(|(step, _)| *step == latest));
-        let arrived = self.arrived();
+        let arrived = self.arrived().map(|arrived| arrived.step);
         folders.sort_by_key(|&(step, _)| {
             let is_past = latest.is_some_and(|latest| step > latest);
             (arrived != Some(step), is_past, Reverse(step))
