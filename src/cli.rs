@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{DeviceChoice, Precision, Preset, ProductLayout, ResumeFrom, TrainOptions};
+use crate::config::{DeviceChoice, Precision, Preset, ProductLayout, ResumeFrom, RetraceFrom, TrainOptions};
 
 /// Trains GPT-style transformers through Vulkan compute, with the same bits on every device
 #[derive(Parser, Debug)]
@@ -277,9 +277,14 @@ pub struct VerifyArgs {
     /// Train what a file of --save describes, and compare with it
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,
-    /// Train a checkpoint's run again from its start, and say whether the checkpoint is what comes out
+    /// Train a checkpoint's run again, and say whether the checkpoint is what comes out
     #[arg(long, value_name = "DIR", conflicts_with_all = CHECKPOINT_DECIDES)]
     pub checkpoint: Option<PathBuf>,
+    /// Where --checkpoint begins: start is where the run began or last changed its options; last is the newest
+    /// whole checkpoint kept before this one that leads to it, which is quicker and takes that one on trust.
+    /// Every kept checkpoint on the way is compared too [default: start]
+    #[arg(long, value_name = "start|last", requires = "checkpoint")]
+    pub from: Option<RetraceFrom>,
     /// Print the result as one JSON value on stdout
     #[arg(long)]
     pub json: bool,

@@ -177,7 +177,7 @@ fn a_checkpoint_of_another_version_says_so() {
     let mut newer = checkpoint(1);
     newer.state.format_version = FORMAT_VERSION + 1;
     newer.save(&step).unwrap();
-    message(Checkpoint::load(&step), &["state.json", "format version 2"]);
+    message(Checkpoint::load(&step), &["state.json", "format version 3"]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::atomic::{publish_folder, remove_folder, unfinished_folder};
 use super::manifest::{Folder, Manifest, damaged};
@@ -79,7 +80,7 @@ pub struct RunState {
     pub training_hash: String,
     /// The options behind it, without those of which it does not depend: see
     /// [`crate::config::TrainConfig::training_options`].
-    #[serde(default)]
+    #[serde(default, serialize_with = "said")]
     pub options: Option<TrainOptions>,
     /// From where on the run has had this `training_hash` and `kernels_hash`: its start, or the checkpoint
     /// that it was resumed from with others.
@@ -117,6 +118,15 @@ pub struct Checkpoint {
     pub tokenizer: Tokenizer,
     /// The place in the run.
     pub state: RunState,
+}
+
+/// Only what has a value.
+fn said<S: Serializer>(options: &Option<TrainOptions>, to: S) -> std::result::Result<S::Ok, S::Error> {
+    let mut value = serde_json::to_value(options).map_err(S::Error::custom)?;
+    if let Some(options) = value.as_object_mut() {
+        options.retain(|_, value| !value.is_null());
+    }
+    value.serialize(to)
 }
 
 /// A checkpoint; or a step alone, with 0 for the start, in version 1.

@@ -7,6 +7,8 @@ mod devices;
 mod eval;
 mod generate;
 mod measure;
+mod retrace;
+mod retrace_report;
 mod train;
 mod verify;
 mod verify_checkpoint;

@@ -18,7 +18,7 @@ use crate::recording::{Executor, Program, Traits};
 use crate::train::digest::{StateDigest, tensor_name};
 use crate::train::feed::Feed;
 use crate::train::schedule::Schedule;
-use crate::train::session::{Session, StepRates, Submit, TrainState};
+use crate::train::session::{Session, StepRates, StepResult, Submit, TrainState};
 
 /// What one step left.
 #[derive(Clone, Debug)]
@@ -69,11 +69,21 @@ impl Trainer<'_> {
         self.session.load_state(self.initial)
     }
 
-    /// Takes one step.
+    /// Takes one step, and hashes what it leaves.
     pub fn step(&mut self) -> Result<StepRecord> {
+        let result = self.advance()?;
+        self.record(result)
+    }
+
+    /// Takes one step.
+    pub fn advance(&mut self) -> Result<StepResult> {
         let step = self.session.step();
         let rates = self.rates(step);
-        let result = self.session.step_now(self.feed.micro_batches(step), rates)?;
+        self.session.step_now(self.feed.micro_batches(step), rates)
+    }
+
+    /// What the last step, with this result, has left.
+    pub fn record(&mut self, result: StepResult) -> Result<StepRecord> {
         let state = StateDigest::of(&self.session.state()?);
         Ok(StepRecord { loss: result.loss, grad_norm: result.grad_norm, state })
     }
@@ -92,7 +102,7 @@ impl Trainer<'_> {
     fn state_after(&mut self, step: u64) -> Result<TrainState> {
         self.restart()?;
         while self.session.step() < step {
-            self.step()?;
+            self.advance()?;
         }
         self.session.state()
     }
