@@ -151,6 +151,17 @@ impl RunState {
         let counts = self.precision != Precision::Exact && !self.device.is_empty();
         (counts && is_other).then(|| format!("{} ({})", self.device, self.driver))
     }
+
+    /// True of two states that one and the same training gives, at different steps: options, kernels, text and
+    /// beginning are the same, and for what is not exact the device.
+    pub fn is_of_training(&self, other: &RunState) -> bool {
+        self.training_hash == other.training_hash
+            && self.kernels_hash == other.kernels_hash
+            && self.corpus_hash == other.corpus_hash
+            && self.unbroken_since == other.unbroken_since
+            && self.init_digest == other.init_digest
+            && (&self.device, &self.driver) == (&other.device, &other.driver)
+    }
 }
 
 impl Checkpoint {

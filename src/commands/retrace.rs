@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{Checkpoint, Link, RunFolder, RunState, Since, find_model_folder, read_model};
+use crate::checkpoint::{Checkpoint, Link, RunFolder, Since, find_model_folder, read_model};
 use crate::config::{RetraceFrom, TrainConfig};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ impl Way<'_> {
     /// bits must be those that lie on the way. Says so if not.
     pub fn of_the_same_training(&self, folder: &Path) -> Option<Checkpoint> {
         let kept = loaded(folder)?;
-        if !is_same_training(&kept.state, &self.checkpoint.state) {
+        if !kept.state.is_of_training(&self.checkpoint.state) {
             say(format_args!("passing over {}: it is of another training", folder.display()));
             return None;
         }
@@ -83,7 +83,7 @@ impl Way<'_> {
             let Some(kept) = loaded(&folder) else { continue };
             let is_begin = state.unbroken_since.as_ref().is_some_and(|since| since.step == step);
             let leads = state.chain.starts_with(&kept.state.chain);
-            if !leads || !(is_begin || is_same_training(&kept.state, state)) {
+            if !leads || !(is_begin || kept.state.is_of_training(state)) {
                 say(format_args!("passing over {}: it does not lead to this one", folder.display()));
                 continue;
             }
@@ -171,14 +171,4 @@ fn loaded(folder: &Path) -> Option<Checkpoint> {
 /// The digest of what a checkpoint holds, whatever its state.json says.
 fn digest_of(checkpoint: &Checkpoint) -> String {
     digest(&parameter_specs(&checkpoint.model.config), &TrainState::of(checkpoint))
-}
-
-/// True of two checkpoints that one and the same training gives, at different steps.
-fn is_same_training(a: &RunState, b: &RunState) -> bool {
-    let key = |state: &RunState| {
-        let RunState { training_hash, kernels_hash, corpus_hash, device, driver, init_digest, .. } =
-            state.clone();
-        (training_hash, kernels_hash, corpus_hash, device, driver, init_digest, state.unbroken_since.clone())
-    };
-    key(a) == key(b)
 }

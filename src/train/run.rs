@@ -1,6 +1,6 @@
 //! The training loop: steps, and between them the measurements, the reports and the saves.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::checkpoint::{Checkpoint, FORMAT_VERSION, RunFolder, RunState, Since};
@@ -133,8 +133,8 @@ pub struct Run<'a> {
     shown_val_loss: Option<f64>,
     /// The lowest validation loss of a checkpoint, and its step.
     best: Option<(f64, u64)>,
-    /// The newest checkpoint saved.
-    saved: Option<PathBuf>,
+    /// The state of the newest checkpoint saved.
+    saved: Option<RunState>,
 }
 
 /// The time that steps take, with evaluations and saves left out.
@@ -216,9 +216,9 @@ impl<'a> Run<'a> {
         outcome
     }
 
-    /// The newest checkpoint that this run has saved.
-    pub fn last_saved(&self) -> Option<&Path> {
-        self.saved.as_deref()
+    /// The state of the newest checkpoint that this run has saved.
+    pub fn last_saved(&self) -> Option<&RunState> {
+        self.saved.as_ref()
     }
 
     fn take_steps(&mut self) -> Result<Outcome> {
@@ -372,7 +372,7 @@ impl<'a> Run<'a> {
         };
         let folder = self.setup.folder.save(&checkpoint, self.setup.config.keep_last)?;
         tracing::info!("saved {}", folder.display());
-        self.saved = Some(folder.clone());
+        self.saved = Some(checkpoint.state);
         Ok((folder, SavedState { digest, params: checkpoint.model.tensors }))
     }
 

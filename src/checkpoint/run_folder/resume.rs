@@ -7,7 +7,7 @@ use super::{LATEST, RunFolder};
 use crate::checkpoint::atomic::replaced_folder;
 use crate::checkpoint::manifest::damaged;
 use crate::checkpoint::names::{default_paths, is_step_folder, newest_default, replaced_step, step_name};
-use crate::checkpoint::step_folder::Checkpoint;
+use crate::checkpoint::step_folder::{Checkpoint, RunState};
 use crate::config::{ResumeFrom, TrainOptions};
 use crate::error::{Error, Result};
 
@@ -74,6 +74,23 @@ impl RunFolder {
             ))),
             (false, _) => Err(damaged(&self.path, "none of its checkpoints is whole")),
         }
+    }
+
+    /// The newest whole checkpoint of the training that `last` is of, after step `first` and not after
+    /// `last`; each damaged one is passed over with a warning. `None` if there is none.
+    pub fn load_of_training(&self, first: u64, last: &RunState) -> Result<Option<(PathBuf, Checkpoint)>> {
+        let mut candidates = self.candidates()?;
+        candidates.retain(|(step, _)| first < *step && *step <= last.step);
+        for (_, folder) in candidates {
+            match Checkpoint::load_from(self.storage(), &folder) {
+                Ok(checkpoint) if checkpoint.state.is_of_training(last) => {
+                    return Ok(Some((folder, checkpoint)));
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!("passing over {}: {error}", folder.display()),
+            }
+        }
+        Ok(None)
     }
 
     /// Every folder that may hold a checkpoint to go on from, with its step, the one to try first in front:
