@@ -274,7 +274,12 @@ pub struct VerifyArgs {
     /// Keep the first run's digests in a file, to compare with on another machine
     #[arg(long, value_name = "FILE")]
     pub save: Option<PathBuf>,
-    /// Train what a file of --save describes, and compare with it
+    /// Keep step N beside that file as well, in FILE.step-N: its inputs and what every operation wrote, bit for
+    /// bit (220 MB for nano)
+    #[arg(long, value_name = "N", value_parser = at_least_one(), requires = "save")]
+    pub keep_step: Option<u64>,
+    /// Train what a file of --save describes, and compare with it; with FILE.step-N beside it, a difference
+    /// in step N is followed to its first operation and element
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,
     /// Train a checkpoint's run again, and say whether the checkpoint is what comes out

@@ -12,6 +12,7 @@ mod retrace_report;
 mod train;
 mod verify;
 mod verify_checkpoint;
+mod verify_kept;
 
 use std::io::Write;
 use std::path::Path;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::backend::{self, Backend, COPIES_TO_VERIFY};
-use super::{check_output, print_if_read, verify_checkpoint};
+use super::{check_output, print_if_read, verify_checkpoint, verify_kept};
 use crate::cli::VerifyArgs;
 use crate::config::{Precision, TrainConfig, TrainOptions};
 use crate::data::Dataset;
@@ -42,6 +42,9 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     }
     let runs = args.runs.unwrap_or(if against.is_some() { 1 } else { 3 });
     let steps = total_steps(&config, &feed(&config, &data)?);
+    if let Some(step) = args.keep_step.filter(|&step| step > steps) {
+        return Err(Error::Usage(format!("--keep-step {step}: there are {steps} steps: give one of them")));
+    }
     let found = verify(&mut trainers, runs, steps, |trainer, run, record| {
         if args.json {
             return Ok(());
@@ -55,10 +58,16 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     })?;
     let header = header(&backends[0], &config, &data);
     let recorded = Recorded::new(header, &found.records, &trainers[0].session.train.model.arena.specs);
-    if let Some(path) = &args.save {
+    let mut elsewhere = against.as_ref().and_then(|against| against.first_difference(&recorded));
+    if let Some(path) = &args.save
+        && (elsewhere.is_none() || args.against.as_ref() != Some(path))
+    {
+        verify_kept::keep(args, &mut trainers[0], &found, &recorded, path)?;
         recorded.save(path)?;
     }
-    let elsewhere = against.and_then(|against| against.first_difference(&recorded));
+    if let (Some(difference), Some(against), Some(path)) = (&mut elsewhere, &against, &args.against) {
+        verify_kept::explain(difference, &mut trainers[0], &found, [against, &recorded], path)?;
+    }
     let devices = trainers.iter().map(|trainer| trainer.device.clone()).collect();
     Report { runs, steps, devices, found, elsewhere }.show(args)
 }
@@ -118,8 +127,11 @@ fn portable(config: &TrainConfig) -> TrainOptions {
 
 /// Where and with what the chain is made.
 fn header(backend: &Backend, config: &TrainConfig, data: &Dataset) -> Header {
-    let corpus = hash_tokens(&data.train);
-    Header::new(&backend.name(), &backend.driver(), config.precision, &corpus, portable(config))
+    let corpus_hash = hash_tokens(&data.train);
+    let name = config.corpus.as_deref().and_then(Path::file_name);
+    let corpus = name.map(|name| name.to_string_lossy().into_owned());
+    let (device, driver) = (backend.name(), backend.driver());
+    Header { corpus, ..Header::new(&device, &driver, config.precision, &corpus_hash, portable(config)) }
 }
 
 /// A trainer of `config` on a device.
@@ -170,6 +182,9 @@ impl Report {
             return Err(Error::Mismatch(format!("not identical: {difference}")));
         }
         if let (Some(difference), Some(path)) = (&self.elsewhere, &args.against) {
+            if !args.json {
+                print_if_read(&difference.details())?;
+            }
             return Err(Error::Mismatch(format!("not identical with {}: {difference}", path.display())));
         }
         if args.json {

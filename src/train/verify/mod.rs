@@ -6,11 +6,15 @@
 
 mod chain;
 mod difference;
+mod kept;
+mod met;
 mod recorded;
 mod replay;
 
 pub use chain::Chain;
-pub use difference::{Difference, Op, Value, compare};
+pub use difference::{Difference, Elements, Op, Value, compare};
+pub use kept::{KeptStep, keep_step, kept_path};
+pub use met::Met;
 pub use recorded::{FORMAT_VERSION, Header, Recorded, RecordedDifference};
 
 use crate::error::Result;
