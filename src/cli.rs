@@ -274,8 +274,8 @@ pub struct VerifyArgs {
     /// Keep the first run's digests in a file, to compare with on another machine
     #[arg(long, value_name = "FILE")]
     pub save: Option<PathBuf>,
-    /// Keep step N beside that file as well, in FILE.step-N: its inputs and what every operation wrote, bit for
-    /// bit (220 MB for nano)
+    /// Keep step N beside that file as well, in FILE.step-N: its inputs and what every operation wrote, bit
+    /// for bit (220 MB for nano)
     #[arg(long, value_name = "N", value_parser = at_least_one(), requires = "save")]
     pub keep_step: Option<u64>,
     /// Train what a file of --save describes, and compare with it; with FILE.step-N beside it, a difference
@@ -285,9 +285,9 @@ pub struct VerifyArgs {
     /// Train a checkpoint's run again, and say whether the checkpoint is what comes out
     #[arg(long, value_name = "DIR", conflicts_with_all = CHECKPOINT_DECIDES)]
     pub checkpoint: Option<PathBuf>,
-    /// Where --checkpoint begins: start is where the run began or last changed its options; last is the newest
-    /// whole checkpoint kept before this one that leads to it, which is quicker and takes that one on trust.
-    /// Every kept checkpoint on the way is compared too [default: start]
+    /// Where --checkpoint begins: start is where the run began or last changed its options; last is the
+    /// newest whole checkpoint kept before this one that leads to it, which is quicker and takes that one on
+    /// trust. Every kept checkpoint on the way is compared too [default: start]
     #[arg(long, value_name = "start|last", requires = "checkpoint")]
     pub from: Option<RetraceFrom>,
     /// Print the result as one JSON value on stdout

@@ -152,8 +152,8 @@ impl RunState {
         (counts && is_other).then(|| format!("{} ({})", self.device, self.driver))
     }
 
-    /// True of two states that one and the same training gives, at different steps: options, kernels, text and
-    /// beginning are the same, and for what is not exact the device.
+    /// True of two states that one and the same training gives, at different steps: options, kernels, text
+    /// and beginning are the same, and for what is not exact the device.
     pub fn is_of_training(&self, other: &RunState) -> bool {
         self.training_hash == other.training_hash
             && self.kernels_hash == other.kernels_hash

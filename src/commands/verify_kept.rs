@@ -44,10 +44,7 @@ pub fn explain(
         difference.next = Some(command(&there.header, path, step));
         return Ok(());
     }
-    let met = KeptStep::open(&place, step, chain).and_then(|kept| {
-        let before = step.checked_sub(2).and_then(|index| found.records.get(index as usize));
-        kept.meet(trainer, before)
-    });
+    let met = KeptStep::open(&place, step, chain).and_then(|kept| kept.meet(trainer, &found.records));
     match met {
         Ok(met) => difference.explain(met, &there.header, &here.header),
         // The difference stands, whatever keeps it from being followed.

@@ -22,8 +22,8 @@ pub fn load(first: Result<Session>, reopen: impl FnOnce() -> Result<Session>) ->
 }
 
 /// Trains to the end. If the device fails on the way, goes on from the newest whole checkpoint that this run
-/// saved, or from where it started, on the session that `reopen` makes. What comes out is what an unbroken run would
-/// have come to.
+/// saved, or from where it started, on the session that `reopen` makes. What comes out is what an unbroken
+/// run would have come to.
 ///
 /// # Errors
 /// As [`Run::train`]; of a device that fails, the second failure, with the first where there is no device to
@@ -59,8 +59,8 @@ fn without_device(failure: &str, error: Error, remedy: &str) -> Error {
     }
 }
 
-/// One run; `saved` becomes the state of the newest checkpoint that it saved. When this returns, the session is gone, and
-/// all that it held of its device.
+/// One run; `saved` becomes the state of the newest checkpoint that it saved. When this returns, the session
+/// is gone, and all that it held of its device.
 fn attempt(setup: Setup, session: Session, saved: &mut Option<RunState>) -> Result<Outcome> {
     let mut run = Run::new(setup, session)?;
     let outcome = run.train();

@@ -1,5 +1,5 @@
-//! One step kept in a file bit for bit, to be replayed on another machine: the state before it, its inputs, and
-//! what every operation wrote.
+//! One step kept in a file bit for bit, to be replayed on another machine: the state before it, its inputs,
+//! and what every operation wrote.
 //!
 //! The file is a line of JSON that says what follows, then 32-bit words, least significant byte first: the
 //! state, the inputs of every submit, the outputs of every dispatch; then the BLAKE3 hash of all before it.
@@ -141,8 +141,8 @@ pub fn keep_step(trainer: &mut Trainer, record: &StepRecord, chain: &str, path: 
     let [params, m, v] = replay.state()?.map(|words| train.model.arena.unpack(&words));
     if StateDigest::of(&TrainState { params, m, v, step }) != record.state {
         return Err(Error::Mismatch(format!(
-            "step {step} cannot be kept: replayed on {}, it does not come out as it did before: its hardware, \
-             its memory or its driver",
+            "step {step} cannot be kept: replayed on {}, it does not come out as it did before: its \
+             hardware, its memory or its driver",
             trainer.device
         )));
     }

@@ -22,14 +22,18 @@ pub enum Met {
     Op(Op),
     /// The step is made of other operations here, so that they cannot be compared. What is other.
     OtherOps(String),
-    /// Replayed here, the step comes out as it does there.
+    /// Replayed here, the step comes out as it does there, and not as it came out here before.
+    Passing,
+    /// The step comes out here, trained and replayed, as it does there: the chain's file says something else.
     Same,
 }
 
 impl KeptStep {
-    /// Replays the step on a trainer's device. `before` is what the step before it left there and here;
-    /// `None` for the first.
-    pub fn meet(mut self, trainer: &mut Trainer, before: Option<&StepRecord>) -> Result<Met> {
+    /// Replays the step on a trainer's device. `records` are the steps that the trainer has taken, which are
+    /// those of the chain up to this one.
+    pub fn meet(mut self, trainer: &mut Trainer, records: &[StepRecord]) -> Result<Met> {
+        let record = |step: u64| records.iter().find(|record| record.state.step == step);
+        let (before, here) = (record(self.contents.step - 1), record(self.contents.step));
         let state = match self.state(trainer, before)? {
             Ok(state) => state,
             Err(met) => return Ok(met),
@@ -55,7 +59,9 @@ impl KeptStep {
                 }
             }
         }
-        Ok(Met::Same)
+        let [params, m, v] = replay.state()?.map(|words| train.model.arena.unpack(&words));
+        let replayed = StateDigest::of(&TrainState { params, m, v, step: self.contents.step });
+        Ok(if here.is_some_and(|here| here.state == replayed) { Met::Same } else { Met::Passing })
     }
 
     /// The state before the step, if it is the same here.

@@ -84,6 +84,11 @@ impl Header {
         } else if self.hlx_version != here.hlx_version {
             causes.push(format!("binary: hlx {} there, {} here", self.hlx_version, here.hlx_version));
         }
+        let [same_precision, same_device] =
+            [self.precision == here.precision, (&self.device, &self.driver) == (&here.device, &here.driver)];
+        if same_precision && !same_device && self.precision != Precision::Exact {
+            causes.push(format!("precision: {} promises the same bits on one device only", self.precision));
+        }
         if self.device != here.device {
             causes.push(format!("device: {} there, {} here", self.device, here.device));
         }
@@ -101,15 +106,9 @@ impl Header {
         }
         let of_place =
             |cause: &String| ["precision", "device", "driver"].iter().any(|p| cause.starts_with(p));
-        let mut causes: Vec<String> = self.causes(here).into_iter().filter(of_place).collect();
+        let causes: Vec<String> = self.causes(here).into_iter().filter(of_place).collect();
         if causes.is_empty() {
             return format!("the hardware: {kernel} gave something else there or here, on the same device");
-        }
-        if self.precision == here.precision && self.precision != Precision::Exact {
-            causes.insert(
-                0,
-                format!("precision: {} promises the same bits on one device only", self.precision),
-            );
         }
         causes.join("; ")
     }
@@ -210,10 +209,13 @@ impl RecordedDifference {
             Met::OtherOps(what) => {
                 format!("{} ({what}, so that operations cannot be compared)", known(causes))
             }
-            Met::Same => format!(
+            Met::Passing => format!(
                 "a passing fault of the hardware here, {}: replayed, the step comes out as it did there",
                 here.device
             ),
+            Met::Same => "the file: the step that was kept there comes out here too, and the chain's file \
+                          names another result"
+                .to_owned(),
         };
     }
 }
