@@ -256,6 +256,9 @@ pub struct VerifyArgs {
     /// Read options of `hlx train` from a TOML file; the flags here win
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Tokens that the model sees at once, in place of the preset's
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
     /// Windows that the device works on at once [default: 12]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
@@ -296,12 +299,13 @@ pub struct VerifyArgs {
 }
 
 /// What a checkpoint's own run says, and a flag cannot beside it.
-const CHECKPOINT_DECIDES: [&str; 12] = [
+const CHECKPOINT_DECIDES: [&str; 13] = [
     "runs",
     "steps",
     "devices",
     "model",
     "config",
+    "context",
     "batch_size",
     "grad_accum",
     "dropout",
@@ -317,6 +321,7 @@ impl VerifyArgs {
         TrainOptions {
             corpus: self.corpus.clone(),
             model: self.model,
+            context: self.context,
             batch_size: self.batch_size,
             grad_accum: self.grad_accum,
             dropout: self.dropout,

@@ -223,8 +223,8 @@ impl Checkpoint {
         let folder = Folder::open(storage, path)?;
         if !folder.has_manifest() {
             return Err(Error::Input(format!(
-                "{} has no manifest.json, so it is not a whole checkpoint to resume from: \
-                 --init-from takes weights alone",
+                "{} has no manifest.json, so it is not a whole checkpoint: `hlx train --init-from` starts \
+                 from its weights alone",
                 path.display()
             )));
         }

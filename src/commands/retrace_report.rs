@@ -44,6 +44,8 @@ pub enum What {
     Tensor(Difference),
     /// Only the digest that it names as its own. The step it is of.
     Digest(u64),
+    /// Trained again, it does not get there. What was met.
+    NotFinite(String),
 }
 
 impl What {
@@ -53,6 +55,7 @@ impl What {
             What::Digest(step) => {
                 format!("every element of step {step} is right, and the digest in its state.json is not")
             }
+            What::NotFinite(what) => format!("trained again, {what}"),
             What::Tensor(d) => format!(
                 "{}[{}] is {} in it, and {} when trained again ({} ulp apart, {} elements differ)",
                 d.tensor, d.element, d.reference, d.value, d.ulp, d.elements_different
@@ -64,6 +67,7 @@ impl What {
         let mut value = match self {
             What::Link(step) => json!({ "step": step, "tensor": "the chain of digests" }),
             What::Digest(step) => json!({ "step": step, "tensor": "the digest" }),
+            What::NotFinite(what) => json!({ "tensor": what }),
             What::Tensor(difference) => json!(difference),
         };
         value["checkpoint"] = json!(folder);

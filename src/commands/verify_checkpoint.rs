@@ -5,7 +5,7 @@ use std::path::Path;
 use super::backend::Backend;
 use super::retrace::{Start, Way};
 use super::retrace_report::{Findings, Flaw, What};
-use super::verify::trainer;
+use super::verify::{trainer, with_given_options};
 use crate::checkpoint::{Checkpoint, RunFolder, find_model_folder};
 use crate::cli::VerifyArgs;
 use crate::config::{TrainConfig, TrainOptions};
@@ -15,6 +15,7 @@ use crate::kernels::kernels_hash;
 use crate::model::parameters::ParameterSpec;
 use crate::report::say;
 use crate::train::digest::{digest, tensor_name};
+use crate::train::finite::met;
 use crate::train::run::hash_tokens;
 use crate::train::session::TrainState;
 use crate::train::verify::{Chain, Difference, Trainer, compare};
@@ -33,7 +34,8 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
     }
     let way = Way { folder: &folder, checkpoint: &checkpoint, config: &config };
     let Start { state: initial, links, why } = way.start(args.from.unwrap_or_default(), &data)?;
-    let backend = Backend::open(&args.device, config.precision)?.backend;
+    let remedy = |error| with_given_options(error, &folder);
+    let backend = Backend::open(&args.device, config.precision).map_err(remedy)?.backend;
     if let Some(other) = checkpoint.state.other_device(&backend.name(), &backend.driver()) {
         return Err(Error::Input(format!(
             "{} was trained on {other}, and --precision {} promises the same bits on one device only, which \
@@ -44,10 +46,10 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
             backend.driver()
         )));
     }
-    let mut trainer = trainer(&backend, &config, &data, &initial)?;
+    let mut trainer = trainer(&backend, &config, &data, &initial).map_err(remedy)?;
     let again = checkpoint.state.step - initial.step;
     say(format_args!("training {again} steps again on {}, from step {}{why}", backend.name(), initial.step));
-    let mut findings = retrace(&way, &mut trainer, Chain { links })?;
+    let mut findings = retrace(&way, &mut trainer, Chain { links }).map_err(remedy)?;
     findings.why = why;
     findings.device = backend.name();
     findings.other_kernels = (checkpoint.state.kernels_hash != kernels_hash(config.precision))
@@ -63,7 +65,16 @@ fn retrace(way: &Way, trainer: &mut Trainer, mut chain: Chain) -> Result<Finding
     let kept = way.kept_after(trainer.initial.step)?;
     trainer.restart()?;
     while trainer.session.step() < state.step {
-        let result = trainer.advance()?;
+        let result = match trainer.advance() {
+            Ok(result) => result,
+            Err(error) => match met(&error) {
+                Some(what) => {
+                    findings.own = Some(What::NotFinite(what.to_owned()));
+                    return Ok(findings);
+                }
+                None => return Err(error),
+            },
+        };
         if let Some(expected) = state.chain.iter().find(|link| link.step == result.step) {
             let record = trainer.record(result)?;
             if chain.add(&record, &specs) != expected {

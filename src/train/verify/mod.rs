@@ -17,10 +17,11 @@ pub use kept::{KeptStep, keep_step, kept_path};
 pub use met::Met;
 pub use recorded::{FORMAT_VERSION, Header, Recorded, RecordedDifference};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::recording::{Executor, Program, Traits};
 use crate::train::digest::{StateDigest, tensor_name};
 use crate::train::feed::Feed;
+use crate::train::finite;
 use crate::train::schedule::Schedule;
 use crate::train::session::{Session, StepRates, StepResult, Submit, TrainState};
 
@@ -148,9 +149,16 @@ pub fn verify(
             let trainer = &mut trainers[index];
             trainer.restart()?;
             for step in 0..steps as usize {
-                let record = trainer.step()?;
+                let is_first = index == 0 && run == 1;
+                let record = trainer.step().map_err(|error| match finite::met(&error) {
+                    Some(what) if !is_first => Error::Mismatch(format!(
+                        "not identical: {what} in run {run} on {}, and was in the first run",
+                        trainer.device
+                    )),
+                    _ => error,
+                })?;
                 each(trainer, run, &record)?;
-                if index == 0 && run == 1 {
+                if is_first {
                     records.push(record);
                 } else if !record.has_bits_of(&records[step]) {
                     first_difference = Some(examine(trainers, index, run, &records[step], &record)?);
