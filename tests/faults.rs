@@ -274,6 +274,8 @@ fn verifications() {
         verify("--checkpoint missing", 1, &["--checkpoint missing is not a folder"]),
         verify("--checkpoint run --from middle", 2, &["--from", "start or last"]),
         verify("--from last", 2, &["--checkpoint"]),
+        verify("--keep-step 2", 2, &["--save"]),
+        verify("--steps 2 --save new.json --keep-step 3", 2, &["--keep-step 3", "2 steps"]),
         verify("--checkpoint run --steps 3", 2, &["--checkpoint", "--steps"]),
         fault(
             "verify --device cpu --corpus other.txt --checkpoint run",

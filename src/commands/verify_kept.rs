@@ -39,7 +39,7 @@ pub fn explain(
 ) -> Result<()> {
     let step = difference.step;
     let place = kept_path(path, step);
-    let Some(chain) = there.chain_after(step) else { return Ok(()) };
+    let Some(chain) = there.chain_after(step).filter(|_| step > 0) else { return Ok(()) };
     if !place.exists() {
         difference.next = Some(command(&there.header, path, step));
         return Ok(());
