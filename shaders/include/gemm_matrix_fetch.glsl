@@ -156,8 +156,8 @@ void fetch_share(uint set) {
     [[unroll]] for (uint i = 0; i < RIGHT_FETCHES; ++i) {
         next_right[set * RIGHT_FETCHES + i] = fetch_right(i * (INVOCATIONS / RIGHT_WIDTH));
     }
-    left_first += TRANS_A != 0 ? uvec2(STEP, 0) : uvec2(0, STEP);
-    right_first += TRANS_B != 0 ? uvec2(0, STEP) : uvec2(STEP, 0);
+    left_first += uvec2(TRANS_A != 0 ? STEP : 0, TRANS_A != 0 ? 0 : STEP);
+    right_first += uvec2(TRANS_B != 0 ? 0 : STEP, TRANS_B != 0 ? STEP : 0);
     left_from += TRANS_A != 0 ? STEP * (push.lda / LEFT_UNIT) : STEP / LEFT_UNIT;
     right_from += TRANS_B != 0 ? STEP / RIGHT_UNIT : STEP * (push.ldb / RIGHT_UNIT);
 }

@@ -66,18 +66,32 @@ impl UnitTile {
         (REGISTERS / (32 * self.subgroups() * of_an_invocation)).max(1)
     }
 
-    /// Panics if the kernel cannot fill shared memory evenly: a program's fault, never a user's.
-    fn check(&self, problem: &Problem, units: MatrixUnits) {
-        let invocations = self.subgroups() * units.subgroup_size as usize;
-        let side = units.side as usize;
-        for (along, stored_along) in [(self.rows, problem.a.trans), (self.columns, !problem.b.trans)] {
+    /// Lines and eights of a line that a share of each factor lies in in shared memory: A's, then B's.
+    fn lines(&self, [a_trans, b_trans]: [bool; 2], units: MatrixUnits) -> [[usize; 2]; 2] {
+        [(self.rows, a_trans), (self.columns, !b_trans)].map(|(along, stored_along)| {
             let (lines, octs) = if stored_along { (self.step, along / 8) } else { (along, self.step / 8) };
-            let fold = (8 / octs).clamp(1, lines / side);
-            let even = invocations.is_multiple_of(octs * fold)
+            let fold = (8 / octs).clamp(1, lines / units.side as usize);
+            [lines / fold, octs * fold]
+        })
+    }
+
+    /// True if the invocations fill the shares evenly; the kernel can do nothing else.
+    pub fn is_even(&self, trans: [bool; 2], units: MatrixUnits) -> bool {
+        let invocations = self.subgroups() * units.subgroup_size as usize;
+        self.lines(trans, units).iter().all(|[lines, octs]| {
+            invocations.is_multiple_of(*octs)
                 && (lines * octs).is_multiple_of(invocations)
-                && lines.is_multiple_of(fold * side);
-            assert!(even, "{self:?} with {units:?}");
-        }
+                && lines.is_multiple_of(units.side as usize)
+        })
+    }
+
+    /// Bytes of a workgroup's shared memory.
+    pub fn shared_bytes(&self, trans: [bool; 2], units: MatrixUnits) -> u64 {
+        let share: usize = self.lines(trans, units).iter().map(|[lines, octs]| lines * (octs + 1)).sum();
+        let side = units.side as usize;
+        let across = if (self.part_columns / side).is_multiple_of(2) { 2 } else { 1 };
+        let staging = self.subgroups() * side * (across * side / 4 + 2);
+        (16 * (self.shares * share).max(staging)) as u64
     }
 
     fn workgroups(&self, problem: &Problem) -> [usize; 3] {
@@ -106,6 +120,7 @@ pub struct UnitPlan {
 /// the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch
 /// take beside their work.
 const PRODUCTS_A_CYCLE: f64 = 600.0;
+const CYCLES_A_US: f64 = 1755.0;
 const WORDS_A_CYCLE: f64 = 400.0;
 const WORKGROUP_CYCLES: f64 = 2000.0;
 const DISPATCH_CYCLES: f64 = 5000.0;
@@ -123,7 +138,7 @@ const MIN_PACKED_FLOPS: u64 = 1 << 29;
 /// What gradients are multiplied by before they are rounded to [`Factor::F16`], whose smallest normal
 /// number is 2^-14: so gradients keep all of their significand down to 2^-28, and something down to 2^-38.
 /// They may be as large as 4; larger ones count as 4.
-const GRADIENT_SCALE: f32 = (1 << 14) as f32;
+pub const GRADIENT_SCALE: f32 = (1 << 14) as f32;
 
 impl UnitPlan {
     /// The plan that takes the least time by a rough estimate; `may_split` if the sums may be cut up.
@@ -150,6 +165,11 @@ impl UnitPlan {
             1 => 0,
             blocks => blocks * problem.m * problem.n,
         }
+    }
+
+    /// The estimate of the time that the product takes on an NVIDIA H100.
+    pub fn estimate_us(&self, problem: &Problem) -> f64 {
+        self.cycles(problem) / CYCLES_A_US
     }
 
     fn cycles(&self, problem: &Problem) -> f64 {
@@ -244,8 +264,10 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
         c_packed: gemm.c.packed.into(),
         ahead: word(tile.ahead),
         staged: tile.staged.into(),
+        spare: may_have_spare_subgroups(units).into(),
     };
-    tile.check(&problem, units);
+    let trans = [problem.a.trans, problem.b.trans];
+    assert!(tile.is_even(trans, units), "{tile:?} with {units:?}");
     let (a, b, c) = (gemm.a.view, gemm.b.view, gemm.c.view);
     // Something must be bound where there is no bias; it is not read.
     let bindings = Bindings { a, b, c, bias: gemm.bias.unwrap_or(b) };
@@ -257,6 +279,11 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
     // The two kernels differ in nothing that is said here: a test holds this.
     let kernel = if units.factor == Factor::F16 { Kernel::GemmF16 } else { Kernel::GemmBf16 };
     Dispatch { kernel, ..recorded }
+}
+
+/// False where subgroups are known to be of one size: on devices that have NVIDIA's extensions.
+fn may_have_spare_subgroups(units: MatrixUnits) -> bool {
+    !units.in_registers && !units.workgroup_scope
 }
 
 /// What the elements of a matrix are multiplied by before they are rounded.
