@@ -41,7 +41,7 @@ pub enum What {
     /// The link of the chain of this step.
     Link(u64),
     /// An element of a tensor.
-    Tensor(Difference),
+    Tensor(Box<Difference>),
     /// Only the digest that it names as its own. The step it is of.
     Digest(u64),
     /// Trained again, it does not get there. What was met.

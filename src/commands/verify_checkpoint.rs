@@ -130,7 +130,7 @@ fn first_flaw(checkpoint: &Checkpoint, trained: &TrainState, specs: &[ParameterS
     });
     let is_mislabelled = || checkpoint.state.digest != digest(specs, trained);
     match difference {
-        Some(difference) => Some(What::Tensor(difference)),
+        Some(difference) => Some(What::Tensor(Box::new(difference))),
         None => is_mislabelled().then_some(What::Digest(checkpoint.state.step)),
     }
 }

@@ -118,7 +118,7 @@ impl KeptStep {
                     Some((buffer, words)) if program.spec(*buffer).name == part.name => {
                         let element = element_of(&part.name);
                         let found = Elements::compare(&part.name, &there, words, element).map(Met::Input);
-                        let is_longer = || (there.len() != words.len()).then(|| part.words);
+                        let is_longer = || (there.len() != words.len()).then_some(part.words);
                         found.or_else(|| is_longer().map(|n| other_input(&part.name, n)))
                     }
                     _ => Some(other_input(&part.name, part.words)),
