@@ -12,7 +12,8 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 echo "hlx $(cargo pkgid | sed 's/.*[#@]//'), $(git rev-parse --short HEAD 2>/dev/null || echo 'no commit'), $(uname -sm)"
-for test in storage_faults kill power_cut corruption loaders faults not_finite limits device_faults verify retrace; do
+for test in storage_faults new_options kill power_cut corruption loaders faults not_finite limits device_faults recover \
+    verify retrace kept_checkpoints kept_step; do
     echo "$(date -u +%Y-%m-%d) $test"
     if ! cargo test --release --quiet --test "$test" -- --nocapture >"$log" 2>&1; then
         cat "$log" >&2

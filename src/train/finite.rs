@@ -49,6 +49,13 @@ fn first_broken<'a>(mut tensors: impl Iterator<Item = &'a Vec<f32>>) -> Option<u
     tensors.position(|tensor| !tensor.iter().all(|x| x.is_finite()))
 }
 
+/// What an error of this file says was met, without what a training run is to do about it: others verify what
+/// is trained. `None` of any other error.
+pub fn met(error: &Error) -> Option<&str> {
+    let Error::Input(text) = error else { return None };
+    text.strip_suffix(REMEDY)?.strip_suffix(": ")
+}
+
 /// The error that ends a run whose gradient has grown past the functions' domains.
 pub fn gradient_too_large(step: u64, sum_of_squares: f32) -> Error {
     Error::Input(format!(
