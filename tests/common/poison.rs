@@ -46,17 +46,30 @@ pub fn outputs(train: &TrainProgram) -> Vec<Output> {
             for (_, &view) in written {
                 let buffer = &train.program.spec(view.buffer).name;
                 let kernel = dispatch.kernel.name();
+                let mut unspecified = unspecified_words(dispatch);
+                if train.program.spec(view.buffer).words == train.model.arena.words {
+                    unspecified = padding(train, view);
+                }
                 found.push(Output {
                     recording,
                     dispatch: place,
                     name: format!("{kernel}, dispatch {place} of {}, in {buffer}", recorded.name),
                     view,
-                    unspecified: unspecified_words(dispatch),
+                    unspecified,
                 });
             }
         }
     }
     found
+}
+
+/// The words of a view of an arena that belong to no tensor.
+fn padding(train: &TrainProgram, view: View) -> Vec<usize> {
+    let arena = &train.model.arena;
+    let whole = View { offset: 0, words: arena.words, ..view };
+    let tensors: Vec<View> = arena.specs.iter().map(|spec| arena.view(whole, &spec.name)).collect();
+    let is_inside = |word: usize| tensors.iter().any(|t| (t.offset..t.offset + t.words).contains(&word));
+    (0..view.words).filter(|word| !is_inside(view.offset + word)).collect()
 }
 
 /// What is put where, and when.
