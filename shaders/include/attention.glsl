@@ -18,6 +18,7 @@ layout(constant_id = 9) const uint UNROLLED = 1;      // 1: a backward kernel's 
 layout(constant_id = 8) const uint PREFETCH = 0;      // 1: a block is fetched while the one before is worked on
 
 layout(constant_id = 10) const uint HEADS = 0;         // heads that are worked on at a time; 0: all
+layout(constant_id = 11) const uint PACKED = 0;        // 1: but for lse and delta, tensors hold two 16-bit floats a word
 
 layout(push_constant) uniform Push {
     uint context;      // T
@@ -29,7 +30,8 @@ layout(push_constant) uniform Push {
     uint purpose;
     uint threshold;
     float keep_scale;  // 1/(1-p)
-    float gradient_scale;  // a power of two by which gradients are multiplied while they are 16-bit factors
+    float gradient_scale;  // powers of two by which gradients are multiplied while they are 16-bit floats,
+    float score_scale;     // and by which those of scores are once more
 } push;
 
 const float LOG2_OF_E = 1.4426950408889634;
