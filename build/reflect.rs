@@ -105,7 +105,7 @@ fn check_grid(module: &Module, index: &Index) -> Result<(), String> {
     };
     let mut loads = Vec::new();
     for instruction in module.functions.iter().flat_map(|function| function.all_inst_iter()) {
-        let names = |id: Word| instruction.operands.iter().any(|o| *o == Operand::IdRef(id));
+        let names = |id: Word| instruction.operands.contains(&Operand::IdRef(id));
         if !names(grid) && !loads.iter().any(|&load| names(load)) {
             continue;
         }

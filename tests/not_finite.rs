@@ -11,7 +11,6 @@ mod scale;
 #[path = "common/storage.rs"]
 mod storage;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -176,6 +175,18 @@ fn run_poisoned(recipe: &Recipe, place: &Path, poison: Option<Poison>) -> Result
     }
 }
 
+/// A run that ended in its third step has the first two's checkpoints, and nothing but numbers in its metrics.
+fn assert_sound(folder: &RunFolder, case: &str) {
+    assert_eq!(folder.steps().unwrap(), [2, 1], "{case}");
+    for step in [2, 1] {
+        Checkpoint::load(&folder.step_folder(step)).unwrap_or_else(|error| panic!("{case}: {error}"));
+    }
+    for line in std::fs::read_to_string(folder.metrics_file()).unwrap().lines() {
+        let metrics: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(["train/loss", "grad_norm"].iter().all(|key| metrics[key].is_f64()), "{case}: {line}");
+    }
+}
+
 /// Every float that an operation of a step writes: activations, gradients, sums, the update. Either nothing
 /// comes of the number, to the last bit, because nothing reads it; or the run ends at that step.
 #[test]
@@ -196,36 +207,28 @@ fn in_any_result_of_any_operation_it_ends_the_step_or_comes_to_nothing() {
     let clean = run_poisoned(&recipe, tempfile::tempdir().unwrap().path(), None).unwrap();
     let shape = step_shape(&recipe.config, recipe.data.tokenizer.vocab_size());
     let outputs = outputs(&TrainProgram::new(&shape, CpuExecutor::TRAITS));
-    let mut harmless: BTreeSet<&String> = outputs.iter().map(|output| &output.name).collect();
     let mut random = Random(4);
     let (mut cases, mut ended, mut named) = (0, 0, 0);
     for output in &outputs {
-        let places = (0..count(1, 4)).map(|_| random.below(1001) as f64 / 1000.0);
-        for word in places.map(|place| output.word(place)).collect::<BTreeSet<_>>() {
+        let ended_before = ended;
+        for tried in 0.. {
+            // Of each result something is read. What others write over, and what is masked or dropped, is not.
+            if tried >= count(1, 4) && ended > ended_before {
+                break;
+            }
+            assert!(tried < 40, "nothing comes of any number in {}", output.name);
+            let word = output.word(random.below(1001) as f64 / 1000.0);
             for number in &NUMBERS[..2] {
                 let poison = Poison { output: output.clone(), word, number: *number, step: 3 };
-                let place = tempfile::tempdir().unwrap();
                 let case = format!("{number} at {word} of {}", output.name);
-                let came = run_poisoned(&recipe, place.path(), Some(poison));
+                let place = tempfile::tempdir().unwrap();
                 cases += 1;
-                let folder = RunFolder::at(place.path().join("run"));
-                for step in folder.steps().unwrap() {
-                    Checkpoint::load(&folder.step_folder(step)).expect(&case);
-                }
-                match came {
+                match run_poisoned(&recipe, place.path(), Some(poison)) {
                     Ok(digest) => assert_eq!(digest, clean, "{case} changed something and went unnoticed"),
                     Err(text) => {
                         assert!(text.contains(" at step 3"), "{case}: {text}");
-                        assert_eq!(folder.steps().unwrap(), [2, 1], "{case}");
-                        let lines = std::fs::read_to_string(folder.metrics_file()).unwrap();
-                        for line in lines.lines() {
-                            let metrics: serde_json::Value = serde_json::from_str(line).unwrap();
-                            let is_whole =
-                                ["train/loss", "grad_norm"].iter().all(|key| metrics[key].is_f64());
-                            assert!(is_whole, "{case}: {line}");
-                        }
+                        assert_sound(&RunFolder::at(place.path().join("run")), &case);
                         ended += 1;
-                        harmless.remove(&output.name);
                         named += usize::from(text.contains(&output.name));
                     }
                 }
@@ -233,8 +236,6 @@ fn in_any_result_of_any_operation_it_ends_the_step_or_comes_to_nothing() {
         }
     }
     assert!(10 * ended > 9 * cases, "only {ended} of {cases} runs ended");
-    // Of each result, something is read, and most of it.
-    assert!(harmless.len() <= count(4, 0), "nothing came of any number in {harmless:?}");
     report(
         "NaN and infinity in results of operations: runs that ended at that step, the rest came to nothing",
         format!("{ended} of {cases}, at {} results of a step; {named} named the operation", outputs.len()),
