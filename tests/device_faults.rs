@@ -193,7 +193,8 @@ fn a_fault_at_any_call_is_survived() {
     // Memory is taken when a program is loaded, and never later.
     assert_eq!(calls[FaultPoint::Allocate as usize], to_load[FaultPoint::Allocate as usize]);
     println!(
-        "\nresult: {} faults, of {calls:?} submits, waits and allocations: {again} loaded again, {recovered} went on",
+        "\nresult: faults, of {calls:?} submits, waits and allocations: {}, {again} loaded again, \
+         {recovered} went on",
         again + recovered
     );
 }

@@ -175,7 +175,7 @@ fn run_poisoned(recipe: &Recipe, place: &Path, poison: Option<Poison>) -> Result
     }
 }
 
-/// A run that ended in its third step has the first two's checkpoints, and nothing but numbers in its metrics.
+/// A run that ended in its third step has the first two's checkpoints, and only numbers in its metrics.
 fn assert_sound(folder: &RunFolder, case: &str) {
     assert_eq!(folder.steps().unwrap(), [2, 1], "{case}");
     for step in [2, 1] {
@@ -212,7 +212,7 @@ fn in_any_result_of_any_operation_it_ends_the_step_or_comes_to_nothing() {
     for output in &outputs {
         let ended_before = ended;
         for tried in 0.. {
-            // Of each result something is read. What others write over, and what is masked or dropped, is not.
+            // Of each result something is read; not what others write over, nor what is masked or dropped.
             if tried >= count(1, 4) && ended > ended_before {
                 break;
             }

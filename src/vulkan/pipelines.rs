@@ -52,7 +52,7 @@ impl Pipelines {
             }
         }
         let created = on_all_cores(&missing, |variant: &Variant| {
-            // A dispatch that takes long is handed over in parts, which begin at other workgroups than the first.
+            // A dispatch that takes long is handed over in parts, which begin at later workgroups.
             let parts = vk::PipelineCreateFlags::DISPATCH_BASE;
             let flags = parts | self.statistics.as_ref().map_or(Default::default(), |_| Statistics::flags());
             create_pipeline(device, self.cache, flags, self.layouts[&variant.0], variant)
