@@ -1,8 +1,8 @@
 //! GFLOP/s of the matrix product: `cargo bench --bench gemm` on the CPU executor,
 //! `cargo bench --bench gemm -- vulkan [DEVICE]` on a Vulkan device.
 //!
-//! After the device, `tilings` compares tiles of the exact kernels, and `units [LINES]` tiles of the matrix
-//! units', the best LINES of each shape.
+//! After the device, `tilings` compares tiles of the exact kernels, and `units [LINES [MxKxN:nt...]]` tiles of
+//! the matrix units', the best LINES of each shape.
 //!
 //! The sizes are the products of a training step of `nano` (batch 12, context 64), then large ones.
 
@@ -178,7 +178,8 @@ fn main() {
     }
     if let (Some(device), Some(at)) = (&device, arguments.iter().position(|a| a == "units")) {
         let lines = arguments.get(at + 1).map_or(6, |lines| lines.parse().expect("a number of lines"));
-        return unit_tiles::compare_all(device, lines);
+        let shapes = arguments.get(at + 2..).unwrap_or_default();
+        return unit_tiles::compare_all(device, lines, shapes);
     }
     println!("{:>5} {:>5} {:>5}  layout batches {:>10} {:>9}", "m", "k", "n", "us", "GFLOP/s");
     for product in &PRODUCTS {

@@ -38,6 +38,8 @@ struct Candidate {
     tile: UnitTile,
     out: Out,
     blocks: usize,
+    /// As on a device that may have more subgroups than the tile's.
+    spare: bool,
 }
 
 impl Candidate {
@@ -48,10 +50,11 @@ impl Candidate {
 
     fn name(&self) -> String {
         let UnitTile { rows, columns, part_rows, part_columns, step, shares, ahead, band, .. } = self.tile;
-        let Candidate { out, blocks, .. } = self;
+        let Candidate { out, blocks, spare, .. } = self;
+        let spare = if *spare { " spare" } else { "" };
         format!(
             "{rows}x{columns}/{part_rows}x{part_columns} step {step} shares {shares} ahead {ahead} band {band} \
-             {out:?} blocks {blocks}"
+             {out:?} blocks {blocks}{spare}"
         )
     }
 }
@@ -76,13 +79,19 @@ fn tiles() -> Vec<UnitTile> {
 fn candidates(full: bool, blocks: &[usize]) -> Vec<Candidate> {
     let mut all = Vec::new();
     for &blocks in blocks {
-        all.extend(tiles().into_iter().map(|tile| Candidate { tile, out: Out::Direct, blocks }));
+        all.extend(tiles().into_iter().map(|tile| Candidate {
+            tile,
+            out: Out::Direct,
+            blocks,
+            spare: false,
+        }));
+        all.push(Candidate { spare: true, ..all[all.len() - tiles().len()] });
         if full {
             let plain = [UnitTile::new([128, 128], [64, 64]), UnitTile::new([128, 256], [64, 64])];
             let outs = plain.into_iter().flat_map(|tile| [Out::Staged, Out::Packed].map(|out| (tile, out)));
-            all.extend(outs.map(|(tile, out)| Candidate { tile, out, blocks }));
+            all.extend(outs.map(|(tile, out)| Candidate { tile, out, blocks, spare: false }));
             let bands = [2, 32].map(|band| UnitTile { band, ..plain[0] });
-            all.extend(bands.map(|tile| Candidate { tile, out: Out::Direct, blocks }));
+            all.extend(bands.map(|tile| Candidate { tile, out: Out::Direct, blocks, spare: false }));
         }
     }
     all
@@ -214,6 +223,10 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
         let plan = candidate.plan(k);
         let words = plan.partial_words(&gemm.problem());
         let partials = (words > 0).then_some(View { words, ..room });
+        let units = match candidate.spare {
+            true => MatrixUnits { in_registers: false, workgroup_scope: false, ..units },
+            false => units,
+        };
         program.add_recording(&candidate.name(), units::record(&gemm, units, &plan, partials));
     }
     let start = Instant::now();
@@ -270,10 +283,20 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
     }
 }
 
-/// Compares tiles on every shape, printing so many of the best of each.
-pub fn compare_all(device: &Arc<Device>, lines: usize) {
+/// A shape given as `MxKxN:nt`.
+fn parse(text: &str) -> Option<Shape> {
+    let (sizes, layout) = text.split_once(':')?;
+    let sizes: Vec<usize> = sizes.split('x').map(|size| size.parse().ok()).collect::<Option<_>>()?;
+    let layout: Vec<char> = layout.to_uppercase().chars().collect();
+    Some((sizes.try_into().ok()?, layout.try_into().ok()?, &[1], true))
+}
+
+/// Compares tiles on every shape, or on those given, printing so many of the best of each.
+pub fn compare_all(device: &Arc<Device>, lines: usize, shapes: &[String]) {
     let units = device.info().matrix_units.expect("a device with matrix units");
-    for shape in SHAPES {
+    let given: Vec<Shape> =
+        shapes.iter().map(|text| parse(text).expect("a shape like 64x32x64:nt")).collect();
+    for shape in if given.is_empty() { SHAPES.to_vec() } else { given } {
         compare(device, units, shape, lines);
     }
 }

@@ -44,6 +44,7 @@ layout(local_size_x_id = 18) in; // the same; at least as many subgroups as SUBG
 layout(constant_id = 19) const uint C_PACKED = 0;
 layout(constant_id = 20) const uint AHEAD = 1;  // shares on their way in registers: 1 or 2
 layout(constant_id = 21) const uint STAGED = 0; // C goes through shared memory even where no edge cuts it off
+layout(constant_id = 22) const uint SPARE = 1;  // there may be more subgroups than SUBGROUPS
 
 const uint SUBGROUPS_ACROSS = TILE_COLUMNS / (SIDE * COLUMN_MATRICES);
 const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
@@ -52,6 +53,25 @@ const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
 #include "gemm_matrix_store.glsl"
 
 const uint UNROLLED = SHARES > AHEAD ? SHARES : AHEAD;
+
+// Adds a share's products to the sums. Terms past the operands' ends are stored as zeros.
+#define MULTIPLY(share) \
+    if (SPARE == 0 || sums) { \
+        [[unroll]] for (uint p = 0; p < STEP; p += SIDE) { \
+            coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA> left[ROW_MATRICES]; \
+            [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) { \
+                coopMatLoad(left[i], tile, left_at(share, row + i * SIDE, p), LEFT_PITCH, LEFT_LAYOUT); \
+            } \
+            [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; ++j) { \
+                coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> right; \
+                coopMatLoad(right, tile, right_at(share, column + j * SIDE, p), RIGHT_PITCH, RIGHT_LAYOUT); \
+                [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) { \
+                    uint ij = i * COLUMN_MATRICES + j; \
+                    sum[ij] = coopMatMulAdd(left[i], right, sum[ij]); \
+                } \
+            } \
+        } \
+    }
 
 void main() {
     uvec2 corner = tile_corner();
@@ -77,47 +97,42 @@ void main() {
         }
     }
     barrier();
-    for (uint t = 0; t < count; t += UNROLLED) {
-        // Unrolled, so that it is known which share and which registers each takes.
-        [[unroll]] for (uint s = 0; s < UNROLLED; ++s) {
-            if (t + s < count) {
-                // Where there is room for two shares, the next one is stored beside this one's maths.
-                if (SHARES > 1 && t + s + 1 < count) {
-                    store_share((s + 1) % AHEAD, (s + 1) % SHARES);
-                }
-                if (t + s + AHEAD + SHARES - 1 < count) {
-                    fetch_share((s + SHARES - 1) % AHEAD);
-                }
-                if (sums) {
-                    // Terms past the operands' ends are stored as zeros.
-                    [[unroll]] for (uint p = 0; p < STEP; p += SIDE) {
-                        coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA> left[ROW_MATRICES];
-                        [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) {
-                            uint at = left_at(s % SHARES, row + i * SIDE, p);
-                            coopMatLoad(left[i], tile, at, LEFT_PITCH, LEFT_LAYOUT);
-                        }
-                        [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; ++j) {
-                            coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> right;
-                            uint at = right_at(s % SHARES, column + j * SIDE, p);
-                            coopMatLoad(right, tile, at, RIGHT_PITCH, RIGHT_LAYOUT);
-                            [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) {
-                                uint ij = i * COLUMN_MATRICES + j;
-                                sum[ij] = coopMatMulAdd(left[i], right, sum[ij]);
-                            }
-                        }
+    if (UNROLLED == 1) {
+        // The last share apart, so that the loop has no branch.
+        for (uint t = 1; t < count; ++t) {
+            fetch_share(0);
+            MULTIPLY(0)
+            barrier();
+            store_share(0, 0);
+            barrier();
+        }
+        MULTIPLY(0)
+        barrier();
+    } else {
+        for (uint t = 0; t < count; t += UNROLLED) {
+            // Unrolled, so that it is known which share and which registers each takes.
+            [[unroll]] for (uint s = 0; s < UNROLLED; ++s) {
+                if (t + s < count) {
+                    // Where there is room for two shares, the next one is stored beside this one's maths.
+                    if (SHARES > 1 && t + s + 1 < count) {
+                        store_share((s + 1) % AHEAD, (s + 1) % SHARES);
                     }
-                }
-                barrier();
-                if (SHARES == 1) {
-                    if (t + s + 1 < count) {
-                        store_share((s + 1) % AHEAD, 0);
+                    if (t + s + AHEAD + SHARES - 1 < count) {
+                        fetch_share((s + SHARES - 1) % AHEAD);
                     }
+                    MULTIPLY(s % SHARES)
                     barrier();
+                    if (SHARES == 1) {
+                        if (t + s + 1 < count) {
+                            store_share((s + 1) % AHEAD, 0);
+                        }
+                        barrier();
+                    }
                 }
             }
         }
     }
-    if (!sums) {
+    if (SPARE != 0 && !sums) {
         return;
     }
     uint c_start = batch_start(push.c_first, push.c_outer, push.c_inner);

@@ -264,6 +264,7 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
         c_packed: gemm.c.packed.into(),
         ahead: word(tile.ahead),
         staged: tile.staged.into(),
+        spare: may_have_spare_subgroups(units).into(),
     };
     let trans = [problem.a.trans, problem.b.trans];
     assert!(tile.is_even(trans, units), "{tile:?} with {units:?}");
@@ -278,6 +279,11 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
     // The two kernels differ in nothing that is said here: a test holds this.
     let kernel = if units.factor == Factor::F16 { Kernel::GemmF16 } else { Kernel::GemmBf16 };
     Dispatch { kernel, ..recorded }
+}
+
+/// False where subgroups are known to be of one size: on devices that have NVIDIA's extensions.
+fn may_have_spare_subgroups(units: MatrixUnits) -> bool {
+    !units.in_registers && !units.workgroup_scope
 }
 
 /// What the elements of a matrix are multiplied by before they are rounded.
