@@ -74,7 +74,8 @@ impl Case {
             let words = held.chunks(2).map(|two| two[0] | two.get(1).unwrap_or(&0) << 16).collect();
             Tensor::narrow(self.add(words), len)
         } else {
-            self.add(held.into_iter().map(|half| (from_half(half, factor) / scale).to_bits()).collect()).into()
+            self.add(held.into_iter().map(|half| (from_half(half, factor) / scale).to_bits()).collect())
+                .into()
         }
     }
 

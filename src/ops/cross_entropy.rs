@@ -20,7 +20,7 @@ pub fn forward(r: &mut Recorder, logits: View, targets: View, losses: View, soft
     assert_eq!(logits.words, rows * vocab_size, "logits are [N,V]");
     assert_eq!(losses.words, rows, "losses are [N]");
     assert_eq!(softmax.words, logits.words, "softmax is [N,V]");
-    let layout = row_layout(rows, &r.traits);
+    let layout = row_layout(rows, vocab_size, &r.traits);
     r.add(cross_entropy::dispatch(
         cross_entropy::Push { rows: rows as u32, vocab_size: vocab_size as u32 },
         cross_entropy::Specialization { local_size_x: layout.row_width, local_size_y: layout.rows_per_group },

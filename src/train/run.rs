@@ -14,7 +14,7 @@ use crate::report::{MetricsFile, Progress, StepMetrics, StepReport};
 use crate::train::digest::{StateDigest, digest};
 use crate::train::evaluate::evaluate;
 use crate::train::feed::Feed;
-use crate::train::finite::{first_in_state, not_finite};
+use crate::train::finite::{Place, first_in_state, not_finite};
 use crate::train::program::StepShape;
 use crate::train::schedule::Schedule;
 use crate::train::session::{Session, StepRates, StepResult, TrainState};
@@ -302,7 +302,7 @@ impl<'a> Run<'a> {
         let losses = |batch: &_| self.session.losses(batch);
         let loss = evaluate(tokens, &windows, words, context, losses)?.loss;
         if !loss.is_finite() {
-            return Err(not_finite("the validation loss", self.session.step(), None));
+            return Err(not_finite("the validation loss", self.session.step(), Place::default()));
         }
         Ok(Some(loss))
     }
@@ -351,7 +351,11 @@ impl<'a> Run<'a> {
     fn save(&mut self) -> Result<(PathBuf, SavedState)> {
         let state = self.session.state()?;
         if let Some(tensor) = first_in_state(&self.session.train.model.arena.specs, &state) {
-            return Err(not_finite("the state", state.step, Some(tensor)));
+            return Err(not_finite(
+                "the state",
+                state.step,
+                Place { tensor: Some(tensor), ..Place::default() },
+            ));
         }
         let step = state.step;
         if let Some(val_loss) = self.val_loss
