@@ -109,8 +109,8 @@ fn normal(len: usize, std_dev: f64, stream: usize) -> Vec<f32> {
     values
 }
 
-/// The most that rounding may change a number: half a unit in the last place, of a subnormal number as much as
-/// of the least normal one.
+/// The most that rounding may change a number: half a unit in the last place, of a subnormal number as much
+/// as of the least normal one.
 fn rounding(factor: Factor, gradient: bool, x: f64) -> f64 {
     match factor {
         Factor::Bf16 => x.abs() * 2f64.powi(-8),

@@ -13,7 +13,8 @@ use crate::ops::softmax::AttentionShape;
 use crate::ops::tensor::Tensor;
 use crate::recording::{Group, Program, Residence, Traits, View};
 
-/// What the passes read and write beside inputs and parameters. B, T, N, C, V as in [`Gpt`](crate::model::gpt::Gpt).
+/// What the passes read and write beside inputs and parameters. Shapes are those of
+/// [`Gpt`](crate::model::gpt::Gpt).
 pub struct Activations {
     /// `[N,C]`: the embedding before dropout, only with dropout.
     pub embedded: Option<View>,

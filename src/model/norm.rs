@@ -104,8 +104,8 @@ impl Norm {
         norm.forward(r, stream.sum, output.full());
     }
 
-    /// From d_output `[N,C]`: the gradient of the stream that was normed, `input`, and the parameters' gradients
-    /// into the arena `grads`. `scratch` has [`Norm::scratch_words`].
+    /// From d_output `[N,C]`: the gradient of the stream that was normed, `input`, and the parameters'
+    /// gradients into the arena `grads`. `scratch` has [`Norm::scratch_words`].
     pub fn backward(
         &self,
         r: &mut Recorder,

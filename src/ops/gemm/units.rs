@@ -72,8 +72,8 @@ impl UnitTile {
         [self.rows, self.columns].iter().all(|along| (along * self.step).is_multiple_of(eights))
     }
 
-    /// Bytes of a workgroup's shared memory. A line of stored elements, or of sums, is an eight or a four longer
-    /// than it is.
+    /// Bytes of a workgroup's shared memory. A line of stored elements, or of sums, takes an eight or a four
+    /// more than it has.
     pub fn shared_bytes(&self, [a_trans, b_trans]: [bool; 2], units: MatrixUnits) -> u64 {
         let eights = |along: usize, stored_along: bool| {
             let (lines, line) = if stored_along { (self.step, along) } else { (along, self.step) };
