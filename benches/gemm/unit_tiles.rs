@@ -70,8 +70,9 @@ fn tiles() -> Vec<UnitTile> {
         with(UnitTile::new([128, 256], [64, 64]), &[(32, 1, 1), (32, 1, 2), (16, 2, 1), (16, 2, 2)]),
         with(UnitTile::new([256, 128], [64, 64]), &[(32, 1, 1), (16, 2, 1), (16, 2, 2)]),
         with(UnitTile::new([128, 128], [64, 32]), &[(32, 1, 1), (32, 2, 1), (32, 2, 2)]),
-        with(UnitTile::new([128, 64], [64, 32]), &[(32, 1, 1), (32, 2, 2)]),
-        with(UnitTile::new([64, 64], [32, 32]), &[(64, 1, 1), (32, 2, 2)]),
+        with(UnitTile::new([256, 128], [64, 32]), &[(32, 1, 1), (16, 2, 1)]),
+        with(UnitTile::new([128, 64], [64, 32]), &[(32, 1, 1), (32, 2, 1), (64, 1, 1)]),
+        with(UnitTile::new([64, 64], [32, 32]), &[(64, 1, 1), (32, 2, 1)]),
     ]
     .concat()
 }
@@ -262,7 +263,7 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
     println!("{m} x {k} x {n} {a}{b}: {} candidates, loaded in {loading_s:.1} s", candidates.len());
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by(|&x, &y| shortest[x].total_cmp(&shortest[y]));
-    let best = UnitPlan::best(&gemm(Out::Direct).problem(), true);
+    let best = UnitPlan::best(&gemm(Out::Direct).problem(), units, true);
     for (place, id) in order.into_iter().enumerate() {
         let plan = candidates[id].plan(k);
         let taken =

@@ -78,11 +78,14 @@ impl UnitTile {
     /// True if the invocations fill the shares evenly; the kernel can do nothing else.
     pub fn is_even(&self, trans: [bool; 2], units: MatrixUnits) -> bool {
         let invocations = self.subgroups() * units.subgroup_size as usize;
-        self.lines(trans, units).iter().all(|[lines, octs]| {
+        let side = units.side as usize;
+        let small = |along: usize| (along / side).is_power_of_two() && along <= 4 * side;
+        let even = self.lines(trans, units).iter().all(|[lines, octs]| {
             invocations.is_multiple_of(*octs)
                 && (lines * octs).is_multiple_of(invocations)
-                && lines.is_multiple_of(units.side as usize)
-        })
+                && lines.is_multiple_of(side)
+        });
+        even && small(self.part_rows) && small(self.part_columns) && self.step <= 4 * side
     }
 
     /// Bytes of a workgroup's shared memory.
@@ -142,16 +145,18 @@ const GRADIENT_SCALE: f32 = (1 << 14) as f32;
 
 impl UnitPlan {
     /// The plan that takes the least time by a rough estimate; `may_split` if the sums may be cut up.
-    pub fn best(problem: &Problem, may_split: bool) -> UnitPlan {
+    pub fn best(problem: &Problem, units: MatrixUnits, may_split: bool) -> UnitPlan {
         let fitting = (MAX_PARTIAL_WORDS / (problem.m * problem.n)).clamp(1, MAX_BLOCKS);
         let single = problem.batches == 1 && problem.causal == Causal::None;
         let most = if may_split && single { fitting } else { 1 };
         let block_terms = |blocks: usize| problem.k.div_ceil(blocks).next_multiple_of(BLOCK_UNIT);
-        let plans = TILES.iter().flat_map(|&tile| {
+        let trans = [problem.a.trans, problem.b.trans];
+        let tiles = TILES.iter().filter(|tile| tile.is_even(trans, units));
+        let plans = tiles.flat_map(|&tile| {
             (1..=most).map(move |blocks| UnitPlan { tile, block_terms: block_terms(blocks) })
         });
         let least = plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
-        least.expect("there is always a plan of one block")
+        least.expect("the smallest tile is possible everywhere")
     }
 
     /// Blocks of terms.
