@@ -49,11 +49,14 @@ impl Candidate {
     }
 
     fn name(&self) -> String {
-        let UnitTile { rows, columns, part_rows, part_columns, step, shares, ahead, band, .. } = self.tile;
+        let UnitTile {
+            rows, columns, part_rows, part_columns, step, shares, ahead, band, last_apart, ..
+        } = self.tile;
+        let apart = if last_apart { "" } else { " inside" };
         let Candidate { out, blocks, spare, .. } = self;
         let spare = if *spare { " spare" } else { "" };
         format!(
-            "{rows}x{columns}/{part_rows}x{part_columns} step {step} shares {shares} ahead {ahead} band {band} \
+            "{rows}x{columns}/{part_rows}x{part_columns} step {step} shares {shares} ahead {ahead}{apart} band {band} \
              {out:?} blocks {blocks}{spare}"
         )
     }
@@ -67,6 +70,7 @@ fn tiles() -> Vec<UnitTile> {
     let square = UnitTile::new([128, 128], [64, 64]);
     [
         with(square, &[(32, 1, 1), (32, 1, 2), (32, 2, 1), (32, 2, 2), (16, 2, 1), (16, 2, 2), (64, 1, 1)]),
+        with(UnitTile { last_apart: false, ..square }, &[(32, 1, 1), (16, 1, 1)]),
         with(UnitTile::new([128, 256], [64, 64]), &[(32, 1, 1), (32, 1, 2), (16, 2, 1), (16, 2, 2)]),
         with(UnitTile::new([256, 128], [64, 64]), &[(32, 1, 1), (16, 2, 1), (16, 2, 2)]),
         with(UnitTile::new([128, 128], [64, 32]), &[(32, 1, 1), (32, 2, 1), (32, 2, 2)]),

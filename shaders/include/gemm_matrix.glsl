@@ -45,6 +45,7 @@ layout(constant_id = 19) const uint C_PACKED = 0;
 layout(constant_id = 20) const uint AHEAD = 1;  // shares on their way in registers: 1 or 2
 layout(constant_id = 21) const uint STAGED = 0; // C goes through shared memory even where no edge cuts it off
 layout(constant_id = 22) const uint SPARE = 1;  // there may be more subgroups than SUBGROUPS
+layout(constant_id = 23) const uint LAST_APART = 1; // the last share is multiplied after the loop
 
 const uint SUBGROUPS_ACROSS = TILE_COLUMNS / (SIDE * COLUMN_MATRICES);
 const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
@@ -150,7 +151,11 @@ void main() {
         fetch_share(2 % AHEAD);
     }
     barrier();
-    if (AHEAD == 1 && SHARES == 1) {
+    if (AHEAD == 1 && SHARES == 1 && LAST_APART == 0) {
+        for (uint t = 0; t < count; ++t) {
+            WORK_ON(0)
+        }
+    } else if (AHEAD == 1 && SHARES == 1) {
         // The last share apart, so that the loop has no branch.
         for (uint t = 1; t < count; ++t) {
             fetch_share(0);

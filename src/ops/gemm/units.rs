@@ -31,6 +31,8 @@ pub struct UnitTile {
     pub shares: usize,
     /// Shares on their way in registers: 1 or 2.
     pub ahead: usize,
+    /// The last share is multiplied after the loop over the others, which then has no branch.
+    pub last_apart: bool,
     /// The result goes through shared memory even where it need not.
     pub staged: bool,
     /// Rows of tiles that are worked on at a time.
@@ -46,6 +48,7 @@ impl UnitTile {
         step: 32,
         shares: 1,
         ahead: 1,
+        last_apart: true,
         staged: false,
         band: 8,
     };
@@ -269,6 +272,7 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
         c_packed: gemm.c.packed.into(),
         ahead: word(tile.ahead),
         staged: tile.staged.into(),
+        last_apart: tile.last_apart.into(),
         spare: may_have_spare_subgroups(units).into(),
     };
     let trans = [problem.a.trans, problem.b.trans];
