@@ -133,7 +133,8 @@ fn every_block_size_is_as_accurate() {
             let d_size = 1.0 / context as f64;
             let case = Case { batch: 1, n_head: 2, context, d_head, dropout, seed: 9, d_size };
             let reference = case.reference();
-            let taken = FusedAttention::any(case.shape(), case.dropout(), &traits).expect("a kernel");
+            let taken =
+                FusedAttention::any(case.shape(), case.dropout(), &traits).expect("a kernel").packed();
             for variant in PARTS.into_iter().flat_map(|part| taken.variants(part, &traits)) {
                 let found = case.outcome_of(&variant, &traits, load(&device));
                 for ((name, found), (_, reference)) in found.parts(&case).iter().zip(&reference.parts(&case))

@@ -87,7 +87,7 @@ fn the_fused_cross_entropy_is_the_exact_one_within_rounding() {
             let (losses, gradient) = (case.output(rows), case.output(rows * vocab_size));
             let mut r = Recorder::new(traits, None);
             if fused {
-                cross_entropy::fused(&mut r, logits, targets, losses, gradient, scale);
+                cross_entropy::fused(&mut r, logits, targets, losses, gradient.into(), scale);
             } else {
                 cross_entropy::forward(&mut r, logits, targets, losses, gradient);
                 cross_entropy::backward(&mut r, targets, gradient, scale);

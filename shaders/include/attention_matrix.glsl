@@ -69,6 +69,10 @@ float nearest(float x) {
 uint pack_two(float low, float high) {
     return floatBitsToUint(nearest(low)) >> 16 | floatBitsToUint(nearest(high)) & 0xffff0000u;
 }
+
+vec2 unpack_two(uint pair) {
+    return vec2(uintBitsToFloat(pair << 16), uintBitsToFloat(pair & 0xffff0000u));
+}
 #else
 // Finite gradients stay finite: one that is cut is worth more than the run's end.
 float bounded(float x) {
@@ -83,6 +87,10 @@ float nearest(float x) {
 uint pack_two(float low, float high) {
     return packHalf2x16(vec2(low, high));
 }
+
+vec2 unpack_two(uint pair) {
+    return unpackHalf2x16(pair);
+}
 #endif
 
 uvec4 pack_eight(vec4 a, vec4 b) {
@@ -93,16 +101,47 @@ vec4 bounded(vec4 x) {
     return vec4(bounded(x.x), bounded(x.y), bounded(x.z), bounded(x.w));
 }
 
+// Eight channels from `channel` on, a multiple of 8, of the position whose channels begin at `at`, as factors.
+#define LOAD_EIGHT(name)                                                                  \
+    uvec4 load_##name(uint at, uint channel) {                                           \
+        uint n = at + channel;                                                           \
+        return PACKED != 0 ? name##_uvec4[n / 8] : pack_eight(name##_vec4[n / 4], name##_vec4[n / 4 + 1]); \
+    }
+
+// The same of a gradient, which is scaled if it is not packed yet.
+#define LOAD_EIGHT_OF_GRADIENT(name)                                                      \
+    uvec4 load_##name(uint at, uint channel) {                                           \
+        uint n = at + channel;                                                           \
+        if (PACKED != 0) return name##_uvec4[n / 8];                                     \
+        return pack_eight(bounded(name##_vec4[n / 4] * push.gradient_scale),             \
+                          bounded(name##_vec4[n / 4 + 1] * push.gradient_scale));        \
+    }
+
+// Stores eight channels; those of gradients are scaled.
+#define STORE_EIGHT(name)                                                                 \
+    void store_##name(uint at, uint channel, vec4 low, vec4 high) {                      \
+        uint n = at + channel;                                                           \
+        if (PACKED != 0) {                                                               \
+            name##_uvec4[n / 8] = pack_eight(bounded(low), bounded(high));               \
+        } else {                                                                         \
+            name##_vec4[n / 4] = low;                                                    \
+            name##_vec4[n / 4 + 1] = high;                                               \
+        }                                                                                \
+    }
+
+// What a result that is a gradient is multiplied by.
+float unscaled() {
+    return PACKED != 0 ? 1.0 : 1.0 / push.gradient_scale;
+}
+
 // Stages the channels of `rows` positions from `first` on from row `place` of the stage on, zeros past the last
 // one. No branches, so that the loads overlap.
 #define STAGE(place, rows, first, load, at)                                                          \
     [[unroll]] for (uint f_ = 0; f_ < ((rows) * EIGHTS + INVOCATIONS - 1) / INVOCATIONS; ++f_) {      \
         uint n_ = f_ * INVOCATIONS + gl_LocalInvocationIndex;                                        \
         uint row_ = n_ / EIGHTS;                                                                     \
-        uint channel_ = n_ % EIGHTS * 8;                                                             \
         if ((rows) * EIGHTS % INVOCATIONS == 0 || row_ < (rows)) {                                   \
-            uint at_ = at(min((first) + row_, push.context - 1));                                    \
-            uvec4 eight_ = pack_eight(load(at_, channel_), load(at_, channel_ + 4));                 \
+            uvec4 eight_ = load(at(min((first) + row_, push.context - 1)), n_ % EIGHTS * 8);         \
             staged[((place) + row_) * PITCH + n_ % EIGHTS] = (first) + row_ < push.context ? eight_ : uvec4(0); \
         }                                                                                            \
     }
@@ -110,17 +149,17 @@ vec4 bounded(vec4 x) {
 // The same for the 2 * COLUMN_COUNT rows that belong to a block's columns, in two parts: first they are fetched,
 // then, when nobody needs the block before any more, stored. fetch_eight gives eight channels of a position, of
 // the first or the second of what belongs to columns.
-void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec4 high);
+uvec4 fetch_eight(bool second, uint position, uint channel);
 
 const uint FETCHES = (2 * COLUMN_COUNT * EIGHTS + INVOCATIONS - 1) / INVOCATIONS;
-vec4 fetched[2 * FETCHES];
+uvec4 fetched[FETCHES];
 
 void fetch_columns(uint first) {
     [[unroll]] for (uint f = 0; f < FETCHES; ++f) {
         uint n = f * INVOCATIONS + gl_LocalInvocationIndex;
         uint row = n / EIGHTS;
         uint position = min(first + row % COLUMN_COUNT, push.context - 1);
-        fetch_eight(row >= COLUMN_COUNT, position, n % EIGHTS * 8, fetched[2 * f], fetched[2 * f + 1]);
+        fetched[f] = fetch_eight(row >= COLUMN_COUNT, position, n % EIGHTS * 8);
     }
 }
 
@@ -130,14 +169,10 @@ void store_columns(uint first) {
         uint row = n / EIGHTS;
         if (2 * COLUMN_COUNT * EIGHTS % INVOCATIONS == 0 || row < 2 * COLUMN_COUNT) {
             bool there = first + row % COLUMN_COUNT < push.context;
-            uvec4 eight = pack_eight(fetched[2 * f], fetched[2 * f + 1]);
-            staged[row * PITCH + n % EIGHTS] = there ? eight : uvec4(0);
+            staged[row * PITCH + n % EIGHTS] = there ? fetched[f] : uvec4(0);
         }
     }
 }
-
-// The heads' gradient as it is staged.
-#define LOAD_GRADIENT(at, channel) bounded(load_d_heads(at, channel) * push.gradient_scale)
 
 // What follows are not functions, because arrays of matrices would be copied on the way in and out.
 
@@ -285,24 +320,16 @@ SUM_MATRIX columns_less_rows() {
     return columns - rows;
 }
 
-// Stores a tile of rows of sums from position `first` on, of a block from `block` on, as far as there are
-// positions.
-#define STORE_ROWS(name, at, sum, first, block, tile)                                    \
+// Stores a tile of rows of sums from position `first` on, as far as there are positions.
+#define STORE_ROWS(name, at, sum, first, tile)                                           \
     [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                     \
-        if ((block) + ROW_COUNT <= push.context) {                                       \
-            if ((tile) < ROW_TILES) {                                                    \
-                coopMatStore(sum[c_], name##_vec4, (at(first) + c_ * SIDE) / 4,          \
-                             (at((first) + 1) - at(first)) / 4, ROW_MAJOR);              \
-            }                                                                            \
-        } else {                                                                         \
-            store_sums(sum[c_], tile);                                                   \
-            for (uint n_ = gl_SubgroupInvocationID; n_ < SIDE / 4 * SIDE; n_ += gl_SubgroupSize) { \
-                uint row_ = n_ / (SIDE / 4);                                             \
-                uint quad_ = n_ % (SIDE / 4);                                            \
-                if ((tile) < ROW_TILES && (first) + row_ < push.context) {               \
-                    name##_vec4[(at((first) + row_) + c_ * SIDE) / 4 + quad_] =          \
-                        sums[((tile) * SIDE + row_) * SCRATCH_PITCH + quad_];            \
-                }                                                                        \
+        store_sums(sum[c_], tile);                                                       \
+        for (uint n_ = gl_SubgroupInvocationID; n_ < SIDE / 8 * SIDE; n_ += gl_SubgroupSize) { \
+            uint row_ = n_ / (SIDE / 8);                                                 \
+            uint eight_ = n_ % (SIDE / 8);                                               \
+            if ((tile) < ROW_TILES && (first) + row_ < push.context) {                   \
+                uint from_ = ((tile) * SIDE + row_) * SCRATCH_PITCH + 2 * eight_;        \
+                store_##name(at((first) + row_), c_ * SIDE + 8 * eight_, sums[from_], sums[from_ + 1]); \
             }                                                                            \
         }                                                                                \
     }

@@ -11,18 +11,19 @@ layout(std430, set = 0, binding = 2) writeonly buffer Heads { float heads[]; }; 
 layout(std430, set = 0, binding = 3) writeonly buffer Lse { float lse[]; };           // [B,H,T]
 layout(std430, set = 0, binding = 0) readonly buffer QkvQuads { vec4 qkv_vec4[]; };
 layout(std430, set = 0, binding = 2) writeonly buffer HeadsQuads { vec4 heads_vec4[]; };
+layout(std430, set = 0, binding = 0) readonly buffer QkvEights { uvec4 qkv_uvec4[]; };
+layout(std430, set = 0, binding = 2) writeonly buffer HeadsEights { uvec4 heads_uvec4[]; };
 
-LOAD_QUAD(qkv)
+LOAD_EIGHT(qkv)
+STORE_EIGHT(heads)
 
-void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec4 high) {
-    uint at = second ? VALUE_AT(position) : KEY_AT(position);
-    low = load_qkv(at, channel);
-    high = load_qkv(at, channel + 4);
+uvec4 fetch_eight(bool second, uint position, uint channel) {
+    return load_qkv(second ? VALUE_AT(position) : KEY_AT(position), channel);
 }
 
 void main() {
     // The longest rows first: they take longest.
-    uint block = (gl_NumWorkGroups.y - 1 - block_index) * QUERIES;
+    uint block = (blocks - 1 - block_index) * QUERIES;
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;
     write_numbers();
@@ -95,7 +96,7 @@ void main() {
         SUM_MATRIX inv_total;
         [[unroll]] for (uint i = 0; i < total.length(); ++i) inv_total[i] = 1.0 / total[i];
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) output_[c] = output_[c] * inv_total;
-        STORE_ROWS(heads, heads_at, output_, first_query, block, tile)
+        STORE_ROWS(heads, heads_at, output_, first_query, tile)
         [[unroll]] for (uint i = 0; i < total.length(); ++i) total[i] = largest[i] + log_exact(total[i]) * LOG2_OF_E;
         store_sums(total, tile);
         for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {

@@ -14,9 +14,13 @@ layout(std430, set = 0, binding = 5) writeonly buffer DQkv { float d_qkv[]; };  
 layout(std430, set = 0, binding = 0) readonly buffer QkvQuads { vec4 qkv_vec4[]; };
 layout(std430, set = 0, binding = 1) readonly buffer DHeadsQuads { vec4 d_heads_vec4[]; };
 layout(std430, set = 0, binding = 5) writeonly buffer DQkvQuads { vec4 d_qkv_vec4[]; };
+layout(std430, set = 0, binding = 0) readonly buffer QkvEights { uvec4 qkv_uvec4[]; };
+layout(std430, set = 0, binding = 1) readonly buffer DHeadsEights { uvec4 d_heads_uvec4[]; };
+layout(std430, set = 0, binding = 5) writeonly buffer DQkvEights { uvec4 d_qkv_uvec4[]; };
 
-LOAD_QUAD(qkv)
-LOAD_QUAD(d_heads)
+LOAD_EIGHT(qkv)
+LOAD_EIGHT_OF_GRADIENT(d_heads)
+STORE_EIGHT(d_qkv)
 
 shared float column_lse[QUERIES];
 shared float column_delta[QUERIES];
@@ -27,18 +31,12 @@ void load_columns(uint first_query) {
         bool there = query < push.context;
         // Past the end, a probability is 2^-infinity.
         column_lse[n] = there ? lse[row_at(query)] : -LOWEST;
-        column_delta[n] = there ? delta[row_at(query)] * push.gradient_scale : 0.0;
+        column_delta[n] = there ? delta[row_at(query)] : 0.0;
     }
 }
 
-void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec4 high) {
-    if (second) {
-        low = LOAD_GRADIENT(heads_at(position), channel);
-        high = LOAD_GRADIENT(heads_at(position), channel + 4);
-    } else {
-        low = load_qkv(QUERY_AT(position), channel);
-        high = load_qkv(QUERY_AT(position), channel + 4);
-    }
+uvec4 fetch_eight(bool second, uint position, uint channel) {
+    return second ? load_d_heads(heads_at(position), channel) : load_qkv(QUERY_AT(position), channel);
 }
 
 // A tile of the block's columns.
@@ -62,7 +60,7 @@ void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec
         [[unroll]] for (uint i = 0; i < s.length(); ++i) { \
             float factor = DROPOUT != 0 ? factors[i] : 1.0; \
             p[i] = s[i] * factor; \
-            s[i] = bounded(s[i] * (d_p[i] * factor - delta_[i])); \
+            s[i] = bounded(s[i] * (d_p[i] * factor - delta_[i]) * push.score_scale); \
         } \
         ADD_WEIGHTED(d_v, to_left(p, tile), QUERIES + q * SIDE) \
         ADD_WEIGHTED(d_k, to_left(s, tile), q * SIDE) \
@@ -116,10 +114,10 @@ void main() {
         }
 
         [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
-            d_k[c] = d_k[c] * (push.scale / push.gradient_scale);
-            d_v[c] = d_v[c] * (1.0 / push.gradient_scale);
+            d_k[c] = d_k[c] * (push.scale / push.score_scale * unscaled());
+            d_v[c] = d_v[c] * unscaled();
         }
-        STORE_ROWS(d_qkv, KEY_AT, d_k, first_key, block, tile)
-        STORE_ROWS(d_qkv, VALUE_AT, d_v, first_key, block, tile)
+        STORE_ROWS(d_qkv, KEY_AT, d_k, first_key, tile)
+        STORE_ROWS(d_qkv, VALUE_AT, d_v, first_key, tile)
     }
 }

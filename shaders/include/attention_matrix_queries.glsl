@@ -16,10 +16,15 @@ layout(std430, set = 0, binding = 0) readonly buffer QkvQuads { vec4 qkv_vec4[];
 layout(std430, set = 0, binding = 1) readonly buffer HeadsQuads { vec4 heads_vec4[]; };
 layout(std430, set = 0, binding = 2) readonly buffer DHeadsQuads { vec4 d_heads_vec4[]; };
 layout(std430, set = 0, binding = 6) writeonly buffer DQkvQuads { vec4 d_qkv_vec4[]; };
+layout(std430, set = 0, binding = 0) readonly buffer QkvEights { uvec4 qkv_uvec4[]; };
+layout(std430, set = 0, binding = 1) readonly buffer HeadsEights { uvec4 heads_uvec4[]; };
+layout(std430, set = 0, binding = 2) readonly buffer DHeadsEights { uvec4 d_heads_uvec4[]; };
+layout(std430, set = 0, binding = 6) writeonly buffer DQkvEights { uvec4 d_qkv_uvec4[]; };
 
-LOAD_QUAD(qkv)
-LOAD_QUAD(heads)
-LOAD_QUAD(d_heads)
+LOAD_EIGHT(qkv)
+LOAD_EIGHT(heads)
+LOAD_EIGHT_OF_GRADIENT(d_heads)
+STORE_EIGHT(d_qkv)
 
 // Delta of a tile of rows, into row_values.
 void find_delta(uint first_query, uint tile) {
@@ -27,12 +32,16 @@ void find_delta(uint first_query, uint tile) {
         uint query = first_query + row;
         float sum = 0.0;
         if (query < push.context) {
-            for (uint channel = 0; channel < CHANNELS; channel += 4) {
-                sum += dot(load_heads(heads_at(query), channel), load_d_heads(heads_at(query), channel));
+            for (uint channel = 0; channel < CHANNELS; channel += 8) {
+                uvec4 heads_eight = load_heads(heads_at(query), channel);
+                uvec4 d_heads_eight = load_d_heads(heads_at(query), channel);
+                [[unroll]] for (uint i = 0; i < 4; ++i) {
+                    sum += dot(unpack_two(heads_eight[i]), unpack_two(d_heads_eight[i]));
+                }
             }
             if (tile < ROW_TILES) delta[row_at(query)] = sum;
         }
-        row_values[tile * SIDE + row] = sum * push.gradient_scale;
+        row_values[tile * SIDE + row] = sum;
     }
     subgroupBarrier();
 }
@@ -46,10 +55,8 @@ void find_lse(uint first_query, uint tile) {
     subgroupBarrier();
 }
 
-void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec4 high) {
-    uint at = second ? VALUE_AT(position) : KEY_AT(position);
-    low = load_qkv(at, channel);
-    high = load_qkv(at, channel + 4);
+uvec4 fetch_eight(bool second, uint position, uint channel) {
+    return load_qkv(second ? VALUE_AT(position) : KEY_AT(position), channel);
 }
 
 // A tile of the block's columns.
@@ -67,13 +74,15 @@ void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec
             float diagonal = float(first_query) - float(key); \
             [[unroll]] for (uint i = 0; i < s.length(); ++i) s[i] = beyond[i] > diagonal ? 0.0 : s[i]; \
         } \
-        [[unroll]] for (uint i = 0; i < s.length(); ++i) s[i] = bounded(s[i] * (d_p[i] - row_delta[i])); \
+        [[unroll]] for (uint i = 0; i < s.length(); ++i) { \
+            s[i] = bounded(s[i] * (d_p[i] - row_delta[i]) * push.score_scale); \
+        } \
         ADD_WEIGHTED(d_q, to_left(s, tile), k * SIDE) \
     }
 
 void main() {
     // The longest rows first: they take longest.
-    uint block = (gl_NumWorkGroups.y - 1 - block_index) * QUERIES;
+    uint block = (blocks - 1 - block_index) * QUERIES;
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;
     write_numbers();
@@ -94,7 +103,7 @@ void main() {
         find_lse(first_query, tile);
         row_lse = spread_over_columns(tile);
         barrier();
-        STAGE(0, QUERIES, block, LOAD_GRADIENT, heads_at)
+        STAGE(0, QUERIES, block, load_d_heads, heads_at)
         barrier();
         LOAD_LEFT(d_outputs, min(tile, ROW_TILES - 1) * SIDE)
         SUM_MATRIX d_q[DEPTH];
@@ -121,7 +130,7 @@ void main() {
             }
         }
 
-        [[unroll]] for (uint c = 0; c < DEPTH; ++c) d_q[c] = d_q[c] * (push.scale / push.gradient_scale);
-        STORE_ROWS(d_qkv, QUERY_AT, d_q, first_query, block, tile)
+        [[unroll]] for (uint c = 0; c < DEPTH; ++c) d_q[c] = d_q[c] * (push.scale / push.score_scale * unscaled());
+        STORE_ROWS(d_qkv, QUERY_AT, d_q, first_query, tile)
     }
 }

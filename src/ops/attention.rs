@@ -7,6 +7,8 @@
 
 use super::Recorder;
 use super::dropout::Dropout;
+use super::gemm::units::GRADIENT_SCALE;
+use super::pack::packed_words;
 use super::softmax::AttentionShape;
 use crate::exact::{dropout_scale, dropout_threshold};
 use crate::kernels::{Kernel, attention_forward};
@@ -25,6 +27,8 @@ pub struct FusedAttention {
     shape: AttentionShape,
     dropout: Option<Dropout>,
     kernels: Kernels,
+    /// Whether qkv, heads and their gradients hold two 16-bit floats a word.
+    packed: bool,
     /// How each part's kernel goes about it, in the order of [`PARTS`].
     plans: [Plan; 3],
 }
@@ -42,7 +46,8 @@ struct Plan {
     heads: usize,
 }
 
-/// What the forward pass reads and writes.
+/// What the forward pass reads and writes. If [`FusedAttention::packs`], qkv and heads hold two factors of the
+/// device's matrix units a word.
 #[derive(Clone, Copy, Debug)]
 pub struct ForwardViews {
     /// `[B,T,3C]`
@@ -55,7 +60,8 @@ pub struct ForwardViews {
     pub lse: View,
 }
 
-/// What the backward pass reads and writes.
+/// What the backward pass reads and writes. If [`FusedAttention::packs`], d_heads and d_qkv hold two factors a
+/// word, in f16 multiplied by [`GRADIENT_SCALE`].
 #[derive(Clone, Copy, Debug)]
 pub struct BackwardViews {
     /// As the forward pass left it.
@@ -258,7 +264,30 @@ impl FusedAttention {
         };
         let [Some(forward), Some(queries), Some(keys)] = PARTS.map(best) else { return None };
         let plans = [forward, queries, keys].map(|blocks| kernels.plan(blocks));
-        Some(FusedAttention { shape, dropout, kernels, plans })
+        Some(FusedAttention { shape, dropout, kernels, packed: false, plans })
+    }
+
+    /// The same with packed tensors, on matrix units.
+    pub fn packed(self) -> FusedAttention {
+        FusedAttention { packed: !self.keeps_f32(), ..self }
+    }
+
+    /// True if qkv, heads, d_heads and d_qkv are packed.
+    pub fn packs(&self) -> bool {
+        self.packed
+    }
+
+    /// How elements of packed tensors are rounded.
+    pub fn packing(&self) -> Option<Factor> {
+        match self.kernels {
+            Kernels::Matrix(units) if self.packed => Some(units.factor),
+            _ => None,
+        }
+    }
+
+    /// Words of a tensor of so many elements.
+    pub fn words(&self, elements: usize) -> usize {
+        if self.packed { packed_words(elements) } else { elements }
     }
 
     /// The same with each choice of blocks and of how they are worked on for a part that fits the device,
@@ -314,8 +343,9 @@ impl FusedAttention {
     fn check(&self, views: &ForwardViews) {
         let AttentionShape { d_head, .. } = self.shape;
         let rows = self.shape.rows();
-        assert_eq!(views.qkv.words, 3 * rows * d_head, "queries, keys and values are [B,T,3C]");
-        assert_eq!(views.heads.words, rows * d_head, "the heads' outputs are [B,T,C]");
+        let [qkv, heads] = [3 * rows * d_head, rows * d_head].map(|elements| self.words(elements));
+        assert_eq!(views.qkv.words, qkv, "queries, keys and values are [B,T,3C]");
+        assert_eq!(views.heads.words, heads, "the heads' outputs are [B,T,C]");
         assert_eq!(views.lse.words, rows, "log-sum-exps are [B,H,T]");
     }
 
@@ -340,6 +370,7 @@ impl FusedAttention {
             prefetch: plan.prefetch.into(),
             unrolled: plan.unrolled.into(),
             heads: plan.heads as u32,
+            packed: self.packed.into(),
         };
         let owned = part.owned_and_other(blocks).0;
         Dispatch {
@@ -355,6 +386,7 @@ impl FusedAttention {
         let AttentionShape { batch, context, n_head, d_head } = self.shape;
         let none = Dropout { seed: 0, purpose: 0, probability: 0.0 };
         let Dropout { seed, purpose, probability } = self.dropout.unwrap_or(none);
+        let f16 = matches!(self.kernels, Kernels::Matrix(MatrixUnits { factor: Factor::F16, .. }));
         attention_forward::Push {
             context: context as u32,
             n_head: n_head as u32,
@@ -365,13 +397,12 @@ impl FusedAttention {
             purpose,
             threshold: dropout_threshold(probability),
             keep_scale: dropout_scale(probability),
-            gradient_scale: match self.kernels {
-                // A loss is the mean over all positions, so its gradients are about 1/(B*T), where f16 has
-                // few digits left, and those of scores smaller by as much as probabilities are.
-                Kernels::Matrix(MatrixUnits { factor: Factor::F16, .. }) => {
-                    256.0 * (batch * context).next_power_of_two() as f32
-                }
-                _ => 1.0,
+            gradient_scale: if f16 { GRADIENT_SCALE } else { 1.0 },
+            // A loss is the mean over all positions, so its gradients are about 1/(B*T), where f16 has few
+            // digits left, and those of scores smaller by as much as probabilities are.
+            score_scale: match f16 {
+                true => 256.0 * (batch * context).next_power_of_two() as f32 / GRADIENT_SCALE,
+                false => 1.0,
             },
         }
     }

@@ -8,11 +8,13 @@ use hlx::ops::Recorder;
 use hlx::ops::attention::{BackwardViews, ForwardViews, FusedAttention};
 use hlx::ops::dropout::Dropout;
 use hlx::ops::gemm::{Causal, Gemm, Matrix, Pass};
+use hlx::ops::halves;
+use hlx::ops::pack::packed_words;
 use hlx::ops::softmax::{self, AttentionShape};
-use hlx::recording::{Dispatch, Executor, Group, Program, RecordingId, Residence, Traits, View};
+use hlx::recording::{Dispatch, Executor, Factor, Group, Program, RecordingId, Residence, Traits, View};
 
-/// A NaN that no kernel may leave in what it is to write.
-pub const POISON: u32 = 0x7fc0_dead;
+/// NaNs that no kernel may leave in what it is to write, as one float and as two of any 16-bit type.
+pub const POISON: u32 = 0x7fc1_ffc1;
 
 /// The micro-batch's number.
 pub const STEP: [u32; 2] = [5, 0];
@@ -112,7 +114,7 @@ impl Case {
 
     /// The exact kernels' twins.
     pub fn exact(&self) -> Outcome {
-        let mut built = Built::new(self);
+        let mut built = Built::new(self, None);
         let square = self.shape().score_words();
         let mut add = |name: &str| built.add(name, square);
         let squares = Squares {
@@ -168,7 +170,7 @@ impl Case {
     /// The fused kernels, or `None` if these traits have none for the shape.
     pub fn fused(&self, traits: &Traits, load: impl FnOnce(Program) -> Box<dyn Executor>) -> Option<Outcome> {
         let fused = FusedAttention::any(self.shape(), self.dropout(), traits)?;
-        Some(self.outcome_of(&fused, traits, load))
+        Some(self.outcome_of(&fused.packed(), traits, load))
     }
 
     /// What these kernels give.
@@ -178,7 +180,7 @@ impl Case {
         traits: &Traits,
         load: impl FnOnce(Program) -> Box<dyn Executor>,
     ) -> Outcome {
-        let mut built = Built::new(self);
+        let mut built = Built::new(self, fused.packing());
         let (lse, delta) = (built.add("lse", self.shape().rows()), built.add("delta", self.shape().rows()));
         let dispatches = built.record(fused, *traits, lse, delta);
         built.run(self, dispatches, load)
@@ -208,17 +210,19 @@ pub struct Built {
     step_number: View,
     /// What the kernels write: poisoned before they run.
     written: Vec<View>,
+    /// How tensors are packed, if they are.
+    packing: Option<Factor>,
 }
 
 impl Built {
-    pub fn new(case: &Case) -> Built {
+    pub fn new(case: &Case, packing: Option<Factor>) -> Built {
         let mut program = Program::default();
-        let n = case.heads_words();
+        let n = if packing.is_some() { packed_words(case.heads_words()) } else { case.heads_words() };
         let mut add =
             |name: &str, words| program.add_buffer(name, words, Group::Activations, Residence::Device);
         let (qkv, heads, d_heads) = (add("qkv", 3 * n), add("heads", n), add("d_heads", n));
         let (d_qkv, step_number) = (add("d_qkv", 3 * n), add("step_number", 2));
-        Built { program, qkv, heads, d_heads, d_qkv, step_number, written: vec![heads, d_qkv] }
+        Built { program, qkv, heads, d_heads, d_qkv, step_number, written: vec![heads, d_qkv], packing }
     }
 
     pub fn add(&mut self, name: &str, words: usize) -> View {
@@ -240,8 +244,12 @@ impl Built {
     /// Writes the inputs.
     pub fn write(&self, case: &Case, executor: &mut dyn Executor) {
         let (qkv, d_heads) = case.inputs();
-        executor.write(self.qkv, bytemuck::cast_slice(&qkv)).unwrap();
-        executor.write(self.d_heads, bytemuck::cast_slice(&d_heads)).unwrap();
+        let words = |numbers: &[f32], gradient| match self.packing {
+            Some(factor) => halves::pack(numbers, factor, gradient),
+            None => numbers.iter().map(|x| x.to_bits()).collect(),
+        };
+        executor.write(self.qkv, &words(&qkv, false)).unwrap();
+        executor.write(self.d_heads, &words(&d_heads, true)).unwrap();
         executor.write(self.step_number, &STEP).unwrap();
     }
 
@@ -266,8 +274,14 @@ impl Built {
         };
         let first = run();
         assert!(first == run(), "{case:?}: two runs gave different bits");
-        let numbers = |words: Vec<u32>| words.into_iter().map(|w| f64::from(f32::from_bits(w))).collect();
-        Outcome { heads: numbers(first.0), d_qkv: numbers(first.1) }
+        let numbers = |words: Vec<u32>, gradient| {
+            let numbers = match self.packing {
+                Some(factor) => halves::unpack(&words, factor, gradient),
+                None => words.into_iter().map(f32::from_bits).collect(),
+            };
+            numbers.into_iter().map(f64::from).collect()
+        };
+        Outcome { heads: numbers(first.0, false), d_qkv: numbers(first.1, true) }
     }
 }
 

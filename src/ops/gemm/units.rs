@@ -144,7 +144,7 @@ const MIN_PACKED_FLOPS: u64 = 1 << 29;
 /// What gradients are multiplied by before they are rounded to [`Factor::F16`], whose smallest normal
 /// number is 2^-14: so gradients keep all of their significand down to 2^-28, and something down to 2^-38.
 /// They may be as large as 4; larger ones count as 4.
-const GRADIENT_SCALE: f32 = (1 << 14) as f32;
+pub const GRADIENT_SCALE: f32 = (1 << 14) as f32;
 
 impl UnitPlan {
     /// The plan that takes the least time by a rough estimate; `may_split` if the sums may be cut up.
