@@ -49,11 +49,14 @@ impl Candidate {
     }
 
     fn name(&self) -> String {
-        let UnitTile { rows, columns, part_rows, part_columns, step, shares, ahead, band, .. } = self.tile;
+        let UnitTile {
+            rows, columns, part_rows, part_columns, step, shares, ahead, band, last_apart, ..
+        } = self.tile;
+        let apart = if last_apart { "" } else { " inside" };
         let Candidate { out, blocks, spare, .. } = self;
         let spare = if *spare { " spare" } else { "" };
         format!(
-            "{rows}x{columns}/{part_rows}x{part_columns} step {step} shares {shares} ahead {ahead} band {band} \
+            "{rows}x{columns}/{part_rows}x{part_columns} step {step} shares {shares} ahead {ahead}{apart} band {band} \
              {out:?} blocks {blocks}{spare}"
         )
     }
@@ -67,11 +70,13 @@ fn tiles() -> Vec<UnitTile> {
     let square = UnitTile::new([128, 128], [64, 64]);
     [
         with(square, &[(32, 1, 1), (32, 1, 2), (32, 2, 1), (32, 2, 2), (16, 2, 1), (16, 2, 2), (64, 1, 1)]),
+        with(UnitTile { last_apart: false, ..square }, &[(32, 1, 1), (16, 1, 1)]),
         with(UnitTile::new([128, 256], [64, 64]), &[(32, 1, 1), (32, 1, 2), (16, 2, 1), (16, 2, 2)]),
         with(UnitTile::new([256, 128], [64, 64]), &[(32, 1, 1), (16, 2, 1), (16, 2, 2)]),
         with(UnitTile::new([128, 128], [64, 32]), &[(32, 1, 1), (32, 2, 1), (32, 2, 2)]),
-        with(UnitTile::new([128, 64], [64, 32]), &[(32, 1, 1), (32, 2, 2)]),
-        with(UnitTile::new([64, 64], [32, 32]), &[(64, 1, 1), (32, 2, 2)]),
+        with(UnitTile::new([256, 128], [64, 32]), &[(32, 1, 1), (16, 2, 1)]),
+        with(UnitTile::new([128, 64], [64, 32]), &[(32, 1, 1), (32, 2, 1), (64, 1, 1)]),
+        with(UnitTile::new([64, 64], [32, 32]), &[(64, 1, 1), (32, 2, 1)]),
     ]
     .concat()
 }
@@ -201,7 +206,7 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
     let shared = device.info().shared_memory_bytes;
     let candidates: Vec<Candidate> = candidates(full, blocks)
         .into_iter()
-        .filter(|c| c.tile.is_even(units) && c.tile.shared_bytes(trans, units) <= shared)
+        .filter(|c| c.tile.is_even(trans, units) && c.tile.shared_bytes(trans, units) <= shared)
         .collect();
     let mut program = Program::default();
     let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
@@ -262,7 +267,7 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
     println!("{m} x {k} x {n} {a}{b}: {} candidates, loaded in {loading_s:.1} s", candidates.len());
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by(|&x, &y| shortest[x].total_cmp(&shortest[y]));
-    let best = UnitPlan::best(&gemm(Out::Direct).problem(), true);
+    let best = UnitPlan::best(&gemm(Out::Direct).problem(), units, true);
     for (place, id) in order.into_iter().enumerate() {
         let plan = candidates[id].plan(k);
         let taken =

@@ -68,7 +68,7 @@ impl Recorder {
             if self.room.is_some() && units::worth_packing(gemm) {
                 return self.multiply_packed(gemm, units);
             }
-            let plan = UnitPlan::best(&gemm.problem(), self.room.is_some());
+            let plan = UnitPlan::best(&gemm.problem(), units, self.room.is_some());
             let words = plan.partial_words(&gemm.problem());
             let partials = (words > 0).then(|| self.take_partials(words));
             let dispatches = units::record(gemm, units, &plan, partials);
@@ -104,7 +104,7 @@ impl Recorder {
     }
 
     fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits) {
-        let plan = UnitPlan::best(&gemm.problem(), true);
+        let plan = UnitPlan::best(&gemm.problem(), units, true);
         let partial_words = plan.partial_words(&gemm.problem());
         self.make_room([gemm.a, gemm.b], partial_words);
         let (a, b) = (self.packed(gemm.a, units), self.packed(gemm.b, units));

@@ -31,6 +31,8 @@ pub struct UnitTile {
     pub shares: usize,
     /// Shares on their way in registers: 1 or 2.
     pub ahead: usize,
+    /// The last share is multiplied after the loop over the others, which then has no branch.
+    pub last_apart: bool,
     /// The result goes through shared memory even where it need not.
     pub staged: bool,
     /// Rows of tiles that are worked on at a time.
@@ -46,6 +48,7 @@ impl UnitTile {
         step: 32,
         shares: 1,
         ahead: 1,
+        last_apart: true,
         staged: false,
         band: 8,
     };
@@ -66,21 +69,34 @@ impl UnitTile {
         (REGISTERS / (32 * self.subgroups() * of_an_invocation)).max(1)
     }
 
-    /// True if the invocations fill the shares evenly; the kernel can do nothing else.
-    pub fn is_even(&self, units: MatrixUnits) -> bool {
-        let eights = 8 * self.subgroups() * units.subgroup_size as usize;
-        [self.rows, self.columns].iter().all(|along| (along * self.step).is_multiple_of(eights))
+    /// Lines and eights of a line that a share of each factor lies in in shared memory: A's, then B's.
+    fn lines(&self, [a_trans, b_trans]: [bool; 2], units: MatrixUnits) -> [[usize; 2]; 2] {
+        [(self.rows, a_trans), (self.columns, !b_trans)].map(|(along, stored_along)| {
+            let (lines, octs) = if stored_along { (self.step, along / 8) } else { (along, self.step / 8) };
+            let fold = (8 / octs).clamp(1, lines / units.side as usize);
+            [lines / fold, octs * fold]
+        })
     }
 
-    /// Bytes of a workgroup's shared memory. A line of stored elements, or of sums, takes an eight or a four
-    /// more than it has.
-    pub fn shared_bytes(&self, [a_trans, b_trans]: [bool; 2], units: MatrixUnits) -> u64 {
-        let eights = |along: usize, stored_along: bool| {
-            let (lines, line) = if stored_along { (self.step, along) } else { (along, self.step) };
-            lines * (line / 8 + 1)
-        };
-        let share = eights(self.rows, a_trans) + eights(self.columns, !b_trans);
-        let staging = self.subgroups() * units.side as usize * (self.part_columns / 4 + 1);
+    /// True if the invocations fill the shares evenly; the kernel can do nothing else.
+    pub fn is_even(&self, trans: [bool; 2], units: MatrixUnits) -> bool {
+        let invocations = self.subgroups() * units.subgroup_size as usize;
+        let side = units.side as usize;
+        let small = |along: usize| (along / side).is_power_of_two() && along <= 4 * side;
+        let even = self.lines(trans, units).iter().all(|[lines, octs]| {
+            invocations.is_multiple_of(*octs)
+                && (lines * octs).is_multiple_of(invocations)
+                && lines.is_multiple_of(side)
+        });
+        even && small(self.part_rows) && small(self.part_columns) && self.step <= 4 * side
+    }
+
+    /// Bytes of a workgroup's shared memory.
+    pub fn shared_bytes(&self, trans: [bool; 2], units: MatrixUnits) -> u64 {
+        let share: usize = self.lines(trans, units).iter().map(|[lines, octs]| lines * (octs + 1)).sum();
+        let side = units.side as usize;
+        let across = if (self.part_columns / side).is_multiple_of(2) { 2 } else { 1 };
+        let staging = self.subgroups() * side * (across * side / 4 + 2);
         (16 * (self.shares * share).max(staging)) as u64
     }
 
@@ -132,16 +148,18 @@ pub const GRADIENT_SCALE: f32 = (1 << 14) as f32;
 
 impl UnitPlan {
     /// The plan that takes the least time by a rough estimate; `may_split` if the sums may be cut up.
-    pub fn best(problem: &Problem, may_split: bool) -> UnitPlan {
+    pub fn best(problem: &Problem, units: MatrixUnits, may_split: bool) -> UnitPlan {
         let fitting = (MAX_PARTIAL_WORDS / (problem.m * problem.n)).clamp(1, MAX_BLOCKS);
         let single = problem.batches == 1 && problem.causal == Causal::None;
         let most = if may_split && single { fitting } else { 1 };
         let block_terms = |blocks: usize| problem.k.div_ceil(blocks).next_multiple_of(BLOCK_UNIT);
-        let plans = TILES.iter().flat_map(|&tile| {
+        let trans = [problem.a.trans, problem.b.trans];
+        let tiles = TILES.iter().filter(|tile| tile.is_even(trans, units));
+        let plans = tiles.flat_map(|&tile| {
             (1..=most).map(move |blocks| UnitPlan { tile, block_terms: block_terms(blocks) })
         });
         let least = plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
-        least.expect("there is always a plan of one block")
+        least.expect("the smallest tile is possible everywhere")
     }
 
     /// Blocks of terms.
@@ -254,9 +272,11 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
         c_packed: gemm.c.packed.into(),
         ahead: word(tile.ahead),
         staged: tile.staged.into(),
+        last_apart: tile.last_apart.into(),
         spare: may_have_spare_subgroups(units).into(),
     };
-    assert!(tile.is_even(units), "{tile:?} with {units:?}");
+    let trans = [problem.a.trans, problem.b.trans];
+    assert!(tile.is_even(trans, units), "{tile:?} with {units:?}");
     let (a, b, c) = (gemm.a.view, gemm.b.view, gemm.c.view);
     // Something must be bound where there is no bias; it is not read.
     let bindings = Bindings { a, b, c, bias: gemm.bias.unwrap_or(b) };
