@@ -38,12 +38,14 @@ const float LOG2_OF_E = 1.4426950408889634;
 const float LOWEST = -1e30;  // of a score that is masked
 
 // Which head of which sequence, and which block, a workgroup works on: block by block over as many heads as
-// are worked on at a time, so that what they read stays in the cache.
+// are worked on at a time, so that what they read stays in the cache. The including shader defines ROW_COUNT,
+// rows of a block. (gl_NumWorkGroups.y counts a part of the blocks where a dispatch is cut.)
+uint blocks = (push.context + ROW_COUNT - 1) / ROW_COUNT;
 uint groups_before = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
 uint heads_at_a_time = HEADS == 0 ? gl_NumWorkGroups.x : HEADS;
-uint first_head = groups_before / (heads_at_a_time * gl_NumWorkGroups.y) * heads_at_a_time;
+uint first_head = groups_before / (heads_at_a_time * blocks) * heads_at_a_time;
 uint heads_together = min(heads_at_a_time, gl_NumWorkGroups.x - first_head);
-uint place_in_heads = groups_before - first_head * gl_NumWorkGroups.y;
+uint place_in_heads = groups_before - first_head * blocks;
 uint batch_head = first_head + place_in_heads % heads_together;
 uint block_index = place_in_heads / heads_together;
 

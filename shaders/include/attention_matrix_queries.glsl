@@ -102,7 +102,7 @@ uvec4 fetch_eight(bool second, uint position, uint channel) {
 
 void main() {
     // The longest rows first: they take longest.
-    uint block = (gl_NumWorkGroups.y - 1 - block_index) * QUERIES;
+    uint block = (blocks - 1 - block_index) * QUERIES;
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;
     write_numbers();

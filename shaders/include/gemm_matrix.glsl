@@ -23,6 +23,9 @@ layout(std430, set = 0, binding = 0) readonly buffer AOcts { uvec4 a_uvec4[]; };
 layout(std430, set = 0, binding = 1) readonly buffer BOcts { uvec4 b_uvec4[]; };
 layout(std430, set = 0, binding = 0) readonly buffer APairs { uint a_uint[]; };
 layout(std430, set = 0, binding = 1) readonly buffer BPairs { uint b_uint[]; };
+layout(std430, set = 0, binding = 2) writeonly buffer CQuads { vec4 c_vec4[]; };
+layout(std430, set = 0, binding = 2) writeonly buffer COcts { uvec4 c_uvec4[]; };
+layout(std430, set = 0, binding = 2) writeonly buffer CPairs { uint c_uint[]; };
 
 #define BIAS(column) (push.use_bias != 0 ? bias[column] : 0.0)
 #define SCALED_FACTORS
@@ -38,6 +41,10 @@ layout(constant_id = 15) const uint SCALED = 0; // the scales are not all one
 layout(constant_id = 16) const uint SIDE = 16; // rows, columns and terms of the matrices, 8 or 16
 layout(constant_id = 17) const uint INVOCATIONS = 128;
 layout(local_size_x_id = 18) in; // the same; at least as many subgroups as SUBGROUPS
+layout(constant_id = 19) const uint C_PACKED = 0;
+layout(constant_id = 20) const uint AHEAD = 1;
+layout(constant_id = 21) const uint STAGED = 0;
+layout(constant_id = 22) const uint SPARE = 1;
 
 const uint SUBGROUPS_ACROSS = TILE_COLUMNS / (SIDE * COLUMN_MATRICES);
 const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
@@ -58,8 +65,14 @@ const uint RIGHT_SHARE = RIGHT_LINES * RIGHT_PITCH;
 const uint RIGHT_FETCHES = TILE_COLUMNS * STEP / (8 * INVOCATIONS);
 const int RIGHT_LAYOUT = TRANS_B != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 
-shared uvec4 left_tile[SHARES * LEFT_SHARE];
-shared uvec4 right_tile[SHARES * RIGHT_SHARE];
+// What a subgroup stages of C at a time: a row of its matrices, in fours of elements, and one more in a line.
+const uint STAGED_COLUMNS = COLUMN_MATRICES * SIDE;
+const uint STAGED_PITCH = STAGED_COLUMNS / 4 + 1;
+const uint STAGING = SIDE * STAGED_PITCH;
+
+const uint RIGHT_BASE = SHARES * LEFT_SHARE;
+const uint TILE_WORDS = SHARES * (LEFT_SHARE + RIGHT_SHARE);
+shared uvec4 tile[TILE_WORDS > SUBGROUPS * STAGING ? TILE_WORDS : SUBGROUPS * STAGING];
 
 // Finite numbers stay finite: a scaled gradient is worth more than the run's end.
 float scaled(float x, float scale) {
@@ -143,11 +156,11 @@ void fetch_share(uint a_start, uint b_start, uvec2 corner, uint term) {
 void store_share(uint share) {
     [[unroll]] for (uint i = 0; i < LEFT_FETCHES; ++i) {
         uint index = gl_LocalInvocationIndex + i * INVOCATIONS;
-        left_tile[share * LEFT_SHARE + index / LEFT_OCTS * LEFT_PITCH + index % LEFT_OCTS] = next_left[i];
+        tile[share * LEFT_SHARE + index / LEFT_OCTS * LEFT_PITCH + index % LEFT_OCTS] = next_left[i];
     }
     [[unroll]] for (uint i = 0; i < RIGHT_FETCHES; ++i) {
         uint index = gl_LocalInvocationIndex + i * INVOCATIONS;
-        right_tile[share * RIGHT_SHARE + index / RIGHT_OCTS * RIGHT_PITCH + index % RIGHT_OCTS] = next_right[i];
+        tile[RIGHT_BASE + share * RIGHT_SHARE + index / RIGHT_OCTS * RIGHT_PITCH + index % RIGHT_OCTS] = next_right[i];
     }
 }
 
@@ -157,34 +170,64 @@ uint left_at(uint share, uint along, uint term) {
 }
 
 uint right_at(uint share, uint along, uint term) {
-    return share * RIGHT_SHARE + (TRANS_B != 0 ? along * RIGHT_PITCH + term / 8 : term * RIGHT_PITCH + along / 8);
+    return RIGHT_BASE + share * RIGHT_SHARE + (TRANS_B != 0 ? along * RIGHT_PITCH + term / 8 : term * RIGHT_PITCH + along / 8);
 }
 
 #define SUM coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>
 
-// Writes a matrix of C that an edge may cut off, element by element, by way of the subgroup's own part of shared
-// memory. All subgroups of a workgroup come here as often.
-void store_cut(SUM sum, bool sums, uint c_start, uint row, uint column) {
-    uint staging = gl_SubgroupID * (SIDE * SIDE / 4);
-    if (sums) {
-        coopMatStore(sum, left_tile, staging, SIDE / 4, gl_CooperativeMatrixLayoutRowMajor);
-    }
-    barrier();
-    for (uint i = gl_SubgroupInvocationID; i < SIDE * SIDE; i += gl_SubgroupSize) {
-        uint r = row + i / SIDE;
-        uint col = column + i % SIDE;
-        if (sums && r < push.m && col < push.n) {
-            float total = uintBitsToFloat(left_tile[staging + i / 4][i % 4]);
-            c[c_start + r * push.ldc + col] = finished(SCALED != 0 ? total * push.c_scale : total, col);
+// An element of C from what is staged of it.
+float staged(uint at, uint e, uint column) {
+    float total = uintBitsToFloat(tile[at + e / 4][e % 4]);
+    return finished(SCALED != 0 ? total * push.c_scale : total, column + e);
+}
+
+// Writes what the subgroup has staged: eights of elements side by side, each in one go where no edge cuts it off
+// and, if C is packed, rows have an even number of columns.
+void store_staged(bool inside, uint c_start, uint row, uint column) {
+    const uint across = STAGED_COLUMNS / 8;
+    for (uint i = gl_SubgroupInvocationID; i < SIDE * across; i += gl_SubgroupSize) {
+        uint r = row + i / across;
+        uint col = column + i % across * 8;
+        uint at = c_start + r * push.ldc + col;
+        uint from = gl_SubgroupID * STAGING + i / across * STAGED_PITCH + i % across * 2;
+        if (r >= push.m || col >= push.n) {
+            continue;
+        }
+        vec4 x[2];
+        [[unroll]] for (uint e = 0; e < 8; ++e) {
+            x[e / 4][e % 4] = col + e < push.n ? staged(from, e, col) : 0.0;
+        }
+        bool whole = inside || (WIDE_C != 0 && col + 8 <= push.n);
+        if (C_PACKED != 0) {
+            uvec4 halves = rounded(x[0], x[1], push.out_scale);
+            if (whole) {
+                c_uvec4[at / 8] = halves;
+            } else {
+                [[unroll]] for (uint e = 0; e < 8; e += 2) {
+                    if (col + e < push.n) c_uint[(at + e) / 2] = halves[e / 2];
+                }
+            }
+        } else if (whole) {
+            c_vec4[at / 4] = x[0];
+            c_vec4[at / 4 + 1] = x[1];
+        } else {
+            [[unroll]] for (uint e = 0; e < 8; ++e) {
+                if (col + e < push.n) c[at + e] = x[e / 4][e % 4];
+            }
         }
     }
-    barrier();
 }
 
 // Writes a matrix that lies in C as a whole, in rows that start at multiples of four.
 void store_whole(SUM sum, uint c_start, uint row, uint column) {
+    if (push.use_bias != 0) {
+        SUM row_of_bias;
+        coopMatLoad(row_of_bias, bias, column, 0, gl_CooperativeMatrixLayoutRowMajor);
+        sum = (SCALED != 0 ? sum * push.c_scale : sum) + row_of_bias;
+    }
+    bool scaled_already = push.use_bias != 0;
     for (uint i = 0; i < sum.length(); ++i) {
-        float total = SCALED != 0 ? sum[i] * push.c_scale : sum[i];
+        float total = SCALED != 0 && !scaled_already ? sum[i] * push.c_scale : sum[i];
         sum[i] = push.causal == CAUSAL_BLOCKS ? total : snap(total);
     }
     coopMatStore(sum, c, c_start + row * push.ldc + column, push.ldc, gl_CooperativeMatrixLayoutRowMajor);
@@ -222,11 +265,11 @@ void main() {
             [[unroll]] for (uint p = 0; p < STEP; p += SIDE) {
                 coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA> left[ROW_MATRICES];
                 [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) {
-                    coopMatLoad(left[i], left_tile, left_at(share, row + i * SIDE, p), LEFT_PITCH, LEFT_LAYOUT);
+                    coopMatLoad(left[i], tile, left_at(share, row + i * SIDE, p), LEFT_PITCH, LEFT_LAYOUT);
                 }
                 [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; ++j) {
                     coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> right;
-                    coopMatLoad(right, right_tile, right_at(share, column + j * SIDE, p), RIGHT_PITCH, RIGHT_LAYOUT);
+                    coopMatLoad(right, tile, right_at(share, column + j * SIDE, p), RIGHT_PITCH, RIGHT_LAYOUT);
                     [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) {
                         uint at = i * COLUMN_MATRICES + j;
                         sum[at] = coopMatMulAdd(left[i], right, sum[at]);
@@ -246,21 +289,24 @@ void main() {
     }
     bool inside = WHOLE != 0
         || (WIDE_C != 0 && corner.y + TILE_ROWS <= push.m && corner.x + TILE_COLUMNS <= push.n);
+    if (!sums) {
+        return;
+    }
     [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) {
-        [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; ++j) {
-            uint r = corner.y + row + i * SIDE;
-            uint col = corner.x + column + j * SIDE;
-            SUM total = sum[i * COLUMN_MATRICES + j];
-            if (!inside) {
-                store_cut(total, sums, c_start, r, col);
-            } else if (sums) {
-                if (push.use_bias != 0) {
-                    SUM row_of_bias;
-                    coopMatLoad(row_of_bias, bias, col, 0, gl_CooperativeMatrixLayoutRowMajor);
-                    total += row_of_bias;
-                }
-                store_whole(total, c_start, r, col);
+        uint r = corner.y + row + i * SIDE;
+        uint col = corner.x + column;
+        if (C_PACKED == 0 && STAGED == 0 && inside) {
+            [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; ++j) {
+                store_whole(sum[i * COLUMN_MATRICES + j], c_start, r, col + j * SIDE);
             }
+        } else {
+            [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; ++j) {
+                uint at = gl_SubgroupID * STAGING + j * (SIDE / 4);
+                coopMatStore(sum[i * COLUMN_MATRICES + j], tile, at, STAGED_PITCH, gl_CooperativeMatrixLayoutRowMajor);
+            }
+            subgroupBarrier();
+            store_staged(inside, c_start, r, col);
+            subgroupBarrier();
         }
     }
 }
