@@ -13,6 +13,7 @@ pub mod exact_probe;
 pub mod gelu;
 pub mod gemm;
 pub mod grid;
+pub mod halves;
 pub mod layernorm;
 pub mod pack;
 mod recorder;

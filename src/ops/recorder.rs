@@ -1,7 +1,9 @@
 //! Collects the dispatches of a recording, and lends them room for what they leave in between.
 
+use crate::ops::gemm::halves::{self, HalvesPlan};
 use crate::ops::gemm::units::{self, UnitPlan};
 use crate::ops::gemm::{Gemm, Matrix, Split};
+use crate::ops::halves::{split, split_words};
 use crate::ops::pack::{pack, packed_words};
 use crate::recording::{BufferId, Dispatch, MatrixUnits, Program, RecordingId, Traits, View, align_words};
 
@@ -16,7 +18,7 @@ pub struct Recorder {
     /// What was recorded so far.
     pub dispatches: Vec<Dispatch>,
     room: Option<Room>,
-    /// What lies packed in the room: what it was packed from, and where it is.
+    /// What lies packed or split in the room: what it was made from, and where it is.
     packed: Vec<(View, View)>,
 }
 
@@ -74,6 +76,12 @@ impl Recorder {
             let dispatches = units::record(gemm, units, &plan, partials);
             return dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
         }
+        if let Some(units) = halves::wanted(&self.traits)
+            && self.room.is_some()
+            && halves::is_faster(gemm)
+        {
+            return self.multiply_split(gemm, units);
+        }
         let split = if self.room.is_some() { Split::new(gemm, &self.traits) } else { None };
         let Some(split) = split else {
             return self.add(gemm.record(&self.traits));
@@ -106,22 +114,33 @@ impl Recorder {
     fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits) {
         let plan = UnitPlan::best(&gemm.problem(), true);
         let partial_words = plan.partial_words(&gemm.problem());
-        self.make_room([gemm.a.view, gemm.b.view], partial_words);
+        self.make_room([gemm.a.view, gemm.b.view], packed_words, partial_words);
         let (a, b) = (self.packed(gemm.a), self.packed(gemm.b));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
         let dispatches = units::record(&Gemm { a, b, ..*gemm }, units, &plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
     }
 
+    fn multiply_split(&mut self, gemm: &Gemm, units: MatrixUnits) {
+        let plan = HalvesPlan::best(&gemm.problem());
+        let partial_words = plan.partial_words(&gemm.problem());
+        let factors = [gemm.a.view, gemm.b.view];
+        self.make_room(factors, split_words, partial_words);
+        let factors = factors.map(|factor| self.split(factor, plan.tile.low_shift));
+        let partials = (partial_words > 0).then(|| self.take(partial_words));
+        let dispatches = halves::record(gemm, factors, units, &plan, partials);
+        dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
+    }
+
     /// Makes sure that taking what these factors and so many words still need drops none of the factors:
     /// where it would, the room is used from its start.
-    fn make_room(&mut self, sources: [View; 2], partial_words: usize) {
+    fn make_room(&mut self, sources: [View; 2], words_of: fn(usize) -> usize, partial_words: usize) {
         loop {
             let missing = sources
                 .iter()
                 .enumerate()
                 .filter(|(i, source)| self.place(source).is_none() && (*i == 0 || sources[0] != **source));
-            let words = missing.map(|(_, source)| align_words(packed_words(source.words))).sum::<usize>()
+            let words = missing.map(|(_, source)| align_words(words_of(source.words))).sum::<usize>()
                 + align_words(partial_words);
             let room = self.room.as_mut().expect("a recorder that lends room");
             room.prepare(words);
@@ -137,6 +156,16 @@ impl Recorder {
     /// Where what lies in a view lies packed.
     fn place(&self, source: &View) -> Option<View> {
         self.packed.iter().find(|(from, _)| from == source).map(|(_, packed)| *packed)
+    }
+
+    /// What lies in a view, split; by dispatches of its own unless it is already.
+    fn split(&mut self, source: View, low_shift: u32) -> View {
+        self.place(&source).unwrap_or_else(|| {
+            let view = self.take(split_words(source.words));
+            split(self, source, view, low_shift);
+            self.packed.push((source, view));
+            view
+        })
     }
 
     /// The same factor, packed; by a dispatch of its own unless it is already.
