@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hlx::exact::fill_normal;
 use hlx::ops::Recorder;
-use hlx::ops::gemm::halves::{self, HalvesPlan, HalvesTile, TILES};
+use hlx::ops::gemm::halves::{self, HalvesPlan, HalvesTile, Source, TILES};
 use hlx::ops::gemm::{Gemm, Matrix, Pass};
 use hlx::ops::halves::{split, split_words};
 use hlx::precision::Precision;
@@ -79,6 +79,9 @@ impl Product {
                 HalvesTile { step: 32, ..tile([128, 128], [64, 32]) },
                 HalvesTile { step: 16, shares: 2, ..tile([128, 128], [64, 32]) },
                 HalvesTile { step: 32, ..tile([128, 64], [64, 32]) },
+                HalvesTile { step: 32, chunk: 32, ..tile([128, 64], [64, 32]) },
+                HalvesTile { step: 32, chunk: 32, ..tile([128, 128], [64, 32]) },
+                HalvesTile { step: 32, chunk: 32, ahead: false, ..tile([128, 64], [64, 32]) },
                 HalvesTile { step: 32, ..tile([64, 128], [32, 64]) },
                 HalvesTile { step: 16, ..tile([64, 128], [32, 64]) },
                 HalvesTile { step: 16, ..tile([256, 128], [64, 64]) },
@@ -159,7 +162,16 @@ impl Loaded {
             let words = plan.partial_words(&gemm.problem());
             let partials = (words > 0).then(|| partials.part(0, words));
             let factors = if plan.tile.low_shift == 0 { plain } else { shifted };
-            record(&mut program, describe(&plan), halves::record(&gemm, factors, units, &plan, partials));
+            let sources = factors.map(Source::of_split);
+            record(&mut program, describe(&plan), halves::record(&gemm, sources, units, &plan, partials));
+            if product.tiles == Tiles::Taken {
+                let whole = [gemm.a.view, gemm.b.view];
+                let raw = |i: usize| Source { numbers: whole[i], is_split: false, ..sources[i] };
+                for (what, sources) in [("A", [raw(0), sources[1]]), ("A and B", [raw(0), raw(1)])] {
+                    let name = format!("{}, {what} as it is", describe(&plan));
+                    record(&mut program, name, halves::record(&gemm, sources, units, &plan, partials));
+                }
+            }
         }
         let mut executor = VulkanExecutor::load(device, program).expect("it fits");
         let numbers = [0, 1].map(|i| {

@@ -36,6 +36,30 @@ pub fn numbers(split: View) -> View {
 /// output `[split_words(n)]` from input `[n]`: two dispatches. Low parts are stored times 2^`low_shift`.
 pub fn split(r: &mut Recorder, input: View, output: View, low_shift: u32) {
     assert_eq!(output.words, split_words(input.words), "room for the split tensor");
+    let parts = parts(r, input, output);
+    let count = u32::try_from(input.words).expect("a tensor's elements are counted in 32 bits");
+    r.add(halves_pack::dispatch(
+        halves_pack::Push { count, parts: parts.words as u32 },
+        halves_pack::Specialization { low_shift },
+        halves_pack::Bindings { input, parts, largest: largest(output), output: numbers(output) },
+        flat_groups(input.words, SPLIT_ELEMENTS as u32),
+    ));
+}
+
+/// The largest magnitude alone: output `[split_words(1)]` from input `[n]`, by two dispatches.
+pub fn find_largest(r: &mut Recorder, input: View, output: View) {
+    let parts = parts(r, input, output);
+    // Of no elements the largest magnitude alone is left.
+    r.add(halves_pack::dispatch(
+        halves_pack::Push { count: 0, parts: parts.words as u32 },
+        Default::default(),
+        halves_pack::Bindings { input, parts, largest: largest(output), output: numbers(output) },
+        [1, 1, 1],
+    ));
+}
+
+/// The largest magnitudes of parts of the input, put into the output's place for them.
+fn parts(r: &mut Recorder, input: View, output: View) -> View {
     let count = u32::try_from(input.words).expect("a tensor's elements are counted in 32 bits");
     let groups = input.words.div_ceil(ELEMENTS_A_PART).min(MAX_PARTS);
     let parts = output.part(PARTS, groups);
@@ -45,10 +69,5 @@ pub fn split(r: &mut Recorder, input: View, output: View, low_shift: u32) {
         halves_largest::Bindings { input, parts },
         [groups as u32, 1, 1],
     ));
-    r.add(halves_pack::dispatch(
-        halves_pack::Push { count, parts: groups as u32 },
-        halves_pack::Specialization { low_shift },
-        halves_pack::Bindings { input, parts, largest: largest(output), output: numbers(output) },
-        flat_groups(input.words, SPLIT_ELEMENTS as u32),
-    ));
+    parts
 }

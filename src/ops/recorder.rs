@@ -1,6 +1,6 @@
 //! Collects the dispatches of a recording, and lends them room for what they leave in between.
 
-use crate::ops::gemm::halves::{self, HalvesPlan};
+use crate::ops::gemm::halves::{self, HalvesPlan, Source};
 use crate::ops::gemm::units::{self, UnitPlan};
 use crate::ops::gemm::{Gemm, Matrix, Split};
 use crate::ops::halves::{split, split_words};
@@ -126,7 +126,7 @@ impl Recorder {
         let partial_words = plan.partial_words(&gemm.problem());
         let factors = [gemm.a.view, gemm.b.view];
         self.make_room(factors, split_words, partial_words);
-        let factors = factors.map(|factor| self.split(factor, plan.tile.low_shift));
+        let factors = factors.map(|factor| Source::of_split(self.split(factor, plan.tile.low_shift)));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
         let dispatches = halves::record(gemm, factors, units, &plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));

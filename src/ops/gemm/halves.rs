@@ -27,10 +27,10 @@ pub struct HalvesTile {
     pub step: usize,
     /// Shares of so many terms in shared memory: 1 or 2.
     pub shares: usize,
-    /// Terms that are added up on the units, whose sums are then added as plain floats: the matrices' side, or
-    /// a multiple of `step`.
+    /// Terms that are added up on the units, whose sums are then added as plain floats: a multiple of the
+    /// matrices' side that divides `step` or is a multiple of it.
     pub chunk: usize,
-    /// The factors' low parts are stored times 2 to this; 0 where chunks are longer than the matrices' side.
+    /// The factors' low parts are stored times 2 to this; 0 where chunks are longer than `step`.
     pub low_shift: u32,
     /// The next share is fetched before this one is multiplied.
     pub ahead: bool,
@@ -197,13 +197,31 @@ pub fn is_faster(gemm: &Gemm) -> bool {
     single && fits && is_possible(gemm) && split() < plain()
 }
 
-/// A product of factors that lie split in `split`; `partials` has room for [`HalvesPlan::partial_words`] if
+/// A factor as the kernel reads it.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// The factor's words, or their split parts.
+    pub numbers: View,
+    /// A word with the bits of the largest magnitude.
+    pub largest: View,
+    /// The factor is split; else it is split on the way.
+    pub is_split: bool,
+}
+
+impl Source {
+    /// What [`crate::ops::halves::split`] made.
+    pub fn of_split(split: View) -> Source {
+        Source { numbers: numbers(split), largest: largest(split), is_split: true }
+    }
+}
+
+/// A product of the factors `sources`; `partials` has room for [`HalvesPlan::partial_words`] if
 /// there are any.
 ///
 /// Panics if the numbers contradict each other or the views: a program's fault, never a user's.
 pub fn record(
     gemm: &Gemm,
-    split: [View; 2],
+    sources: [Source; 2],
     units: MatrixUnits,
     plan: &HalvesPlan,
     partials: Option<View>,
@@ -211,21 +229,22 @@ pub fn record(
     let blocks = plan.blocks(&gemm.problem());
     match partials {
         Some(partials) if blocks > 1 => {
-            let parts = one(&in_blocks(gemm, blocks, partials), split, units, plan);
+            let parts = one(&in_blocks(gemm, blocks, partials), sources, units, plan);
             vec![parts, finish(gemm, blocks, partials)]
         }
-        _ => vec![one(gemm, split, units, plan)],
+        _ => vec![one(gemm, sources, units, plan)],
     }
 }
 
-fn one(gemm: &Gemm, split: [View; 2], units: MatrixUnits, plan: &HalvesPlan) -> Dispatch {
+fn one(gemm: &Gemm, [a, b]: [Source; 2], units: MatrixUnits, plan: &HalvesPlan) -> Dispatch {
     let (problem, tile) = (gemm.problem(), plan.tile);
     assert!(is_possible(gemm), "rows that are not whole eights: {problem:?}");
     let bias_words = gemm.bias.map_or(0, |bias| bias.words);
     problem.check(gemm.a.view.words, gemm.b.view.words, gemm.c.view.words, bias_words);
     let side = units.side as usize;
     let long_chunks = tile.chunk.is_multiple_of(tile.step) && tile.low_shift == 0;
-    assert!(tile.chunk == side || long_chunks, "{tile:?}");
+    let fits = tile.step.is_multiple_of(tile.chunk) || long_chunks;
+    assert!(tile.chunk.is_multiple_of(side) && fits, "{tile:?} of matrices of {side}");
     let push = [interface::push(&problem).to_bytes(), word(plan.block_terms).to_ne_bytes().to_vec()].concat();
     let wide_c = problem.c.rows_start_at_quads();
     let whole = problem.m.is_multiple_of(tile.rows)
@@ -250,18 +269,20 @@ fn one(gemm: &Gemm, split: [View; 2], units: MatrixUnits, plan: &HalvesPlan) -> 
         chunk: word(tile.chunk),
         low_shift: tile.low_shift,
         ahead: tile.ahead.into(),
+        a_split: a.is_split.into(),
+        b_split: b.is_split.into(),
         side: units.side,
         invocations,
         local_size_x: invocations,
     };
     let bindings = Bindings {
-        a: numbers(split[0]),
-        b: numbers(split[1]),
+        a: a.numbers,
+        b: b.numbers,
         c: gemm.c.view,
         // Something must be bound where there is no bias; it is not read.
         bias: gemm.bias.unwrap_or(gemm.b.view),
-        a_largest: largest(split[0]),
-        b_largest: largest(split[1]),
+        a_largest: a.largest,
+        b_largest: b.largest,
     };
     let groups = tile.workgroups(&problem).map(|count| {
         assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
