@@ -7,6 +7,9 @@
 //   gradient[n,v] = (softmax[n,v] - [v == target]) * scale
 // A row whose target is IGNORE has loss 0 and gradient 0.
 layout(local_size_x = 256) in;
+layout(constant_id = 1) const uint NARROW = 0;  // 1: the gradient is kept in 16 bits
+
+#include "narrow.glsl"
 
 const uint IGNORE = 0xFFFFFFFFu;
 
@@ -16,6 +19,7 @@ layout(std430, set = 0, binding = 2) writeonly buffer Losses { float losses[]; }
 layout(std430, set = 0, binding = 3) writeonly buffer Gradient { float gradient[]; };   // [N,V]
 layout(std430, set = 0, binding = 0) readonly buffer LogitsQuads { vec4 logits_vec4[]; };
 layout(std430, set = 0, binding = 3) writeonly buffer GradientQuads { vec4 gradient_vec4[]; };
+layout(std430, set = 0, binding = 3) writeonly buffer NarrowQuads { uvec2 gradient_uvec2[]; };  // [N,V/4]
 
 layout(push_constant) uniform Push {
     uint rows;        // N
@@ -69,7 +73,11 @@ void main() {
         if (hit < 4) {
             x[hit] -= scale;
         }
-        gradient_vec4[base + q] = x;
+        if (NARROW != 0) {
+            gradient_uvec2[base + q] = narrowed_gradient(x);
+        } else {
+            gradient_vec4[base + q] = x;
+        }
     }
     if (lane == 0) {
         losses[row] = target == IGNORE ? 0.0 : log(whole.y) + (whole.x - logits[row * push.vocab_size + target]);

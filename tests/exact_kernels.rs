@@ -146,8 +146,8 @@ fn elementwise_kernels() {
             let input = case.add(n, Fill::Normal(3.0));
             let output = case.add(n, Fill::Output);
             let gradient = case.add(n, Fill::Normal(1.0));
-            gelu::forward(r, input, output);
-            gelu::backward(r, input, gradient);
+            gelu::forward(r, input.into(), output.into());
+            gelu::backward(r, input.into(), gradient.into());
         });
         check(&device, &format!("residual and accumulate, {n}"), |case, r| {
             let (a, b) = (case.add(n, Fill::Normal(1.0)), case.add(n, Fill::Normal(1.0)));
@@ -210,7 +210,7 @@ fn sums() {
                 let input = case.add(rows * columns, Fill::Normal(1.0));
                 let output = case.add(columns, Fill::Output);
                 let partials = case.add(64 * columns, Fill::Output);
-                column_sum::column_sum(r, input, output, partials);
+                column_sum::column_sum(r, input.into(), output, partials);
             });
         }
     }

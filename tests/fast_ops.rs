@@ -1,6 +1,8 @@
 //! Kernels outside the contract beside products and attention: fused cross-entropy, packed factors.
 
 mod common;
+#[path = "common/halves.rs"]
+mod halves;
 
 use std::sync::Arc;
 
@@ -9,8 +11,10 @@ use hlx::exact::{fill_normal, random_u32};
 use hlx::ops::pack::{pack, packed_words};
 use hlx::ops::{Recorder, cross_entropy};
 use hlx::precision::Precision;
-use hlx::recording::{Executor, Group, Program, RecordingId, Residence, Traits, View};
+use hlx::recording::{Executor, Factor, Group, Program, RecordingId, Residence, Traits, View};
 use hlx::vulkan::{Device, VulkanExecutor};
+
+use halves::{GRADIENT_SCALE, half_at, to_half};
 
 /// Stands in outputs beforehand: a NaN that no kernel may leave there.
 const UNWRITTEN: u32 = 0x7fc0_dead;
@@ -83,7 +87,7 @@ fn the_fused_cross_entropy_is_the_exact_one_within_rounding() {
             let (losses, gradient) = (case.output(rows), case.output(rows * vocab_size));
             let mut r = Recorder::new(traits, None);
             if fused {
-                cross_entropy::fused(&mut r, logits, targets, losses, gradient, scale);
+                cross_entropy::fused(&mut r, logits, targets, losses, gradient.into(), scale);
             } else {
                 cross_entropy::forward(&mut r, logits, targets, losses, gradient);
                 cross_entropy::backward(&mut r, targets, gradient, scale);
@@ -140,15 +144,28 @@ fn packing_rounds_to_nearest_even() {
     for count in [1, 2, 7, 8, 9, 4099] {
         let mut case = Case::new();
         let numbers = numbers(count);
-        let (input, output) = (case.add(numbers.clone()), case.output(packed_words(count)));
+        let input = case.add(numbers.clone());
+        let outputs = [(); 3].map(|()| case.output(packed_words(count)));
         let mut r = Recorder::new(fast(&device), None);
-        pack(&mut r, input, output);
+        pack(&mut r, Factor::Bf16, true, input, outputs[0]);
+        pack(&mut r, Factor::F16, false, input, outputs[1]);
+        pack(&mut r, Factor::F16, true, input, outputs[2]);
         case.program.add_recording("case", r.dispatches);
         let mut executor = VulkanExecutor::load(&device, case.program.clone()).unwrap();
-        let got = case.run(&mut executor, &[output]).remove(0);
+        let got = case.run(&mut executor, &outputs);
         for (i, &number) in numbers.iter().enumerate() {
-            let half = got[i / 2] >> (i % 2 * 16) & 0xffff;
-            assert_eq!(half, bfloat16(f32::from_bits(number)), "element {i} of {count}: {number:08x}");
+            let x = f32::from_bits(number);
+            let what = format!("element {i} of {count}: {number:08x}");
+            assert_eq!(half_at(&got[0], i), bfloat16(x), "{what}");
+            for (got, scale) in [(&got[1], 1.0), (&got[2], GRADIENT_SCALE)] {
+                let (half, scaled) = (half_at(got, i), x * scale);
+                let held = if x.is_finite() { scaled.clamp(-65_504.0, 65_504.0) } else { scaled };
+                let tiny = held.abs() < 2.0_f32.powi(-14); // Subnormal: some devices flush it.
+                let flushed = tiny && half & 0x7fff == 0;
+                let right =
+                    if x.is_nan() { half & 0x7fff > 0x7c00 } else { half == to_half(held, Factor::F16) };
+                assert!(right || flushed, "{what}, f16: {half:04x}");
+            }
         }
     }
     common::assert_silent(&device);

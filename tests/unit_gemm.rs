@@ -5,26 +5,31 @@
 #[path = "common/closeness.rs"]
 mod closeness;
 mod common;
+#[path = "common/halves.rs"]
+mod halves;
 #[path = "common/products.rs"]
 mod products;
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::sync::Arc;
 
 use hlx::cpu::CpuExecutor;
 use hlx::exact::fill_normal;
+use hlx::ops::Recorder;
 use hlx::ops::gemm::units::{self, TILES, UnitPlan, UnitTile};
 use hlx::ops::gemm::{Gemm, Matrix, Pass, Tiling};
+use hlx::ops::pack::{pack, packed_words};
 use hlx::precision::Precision;
 use hlx::recording::{Executor, Factor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View};
 use hlx::vulkan::{Device, Kind, VulkanExecutor};
 
 use closeness::check;
-use products::{Case, batches_and_triangles, long_sums, shapes_and_layouts};
+use halves::{GRADIENT_SCALE, from_half, half_at, packed, to_half};
+use products::{Case, Loaded, batches_and_triangles, element, load_gemm, long_sums, shapes_and_layouts};
 
 /// Small, because software Vulkan takes long to build a large tile's kernel.
-const TILE: UnitTile =
-    UnitTile { rows: 32, columns: 32, part_rows: 16, part_columns: 16, step: 16, shares: 2, band: 8 };
+const TILE: UnitTile = UnitTile { step: 16, shares: 2, ..UnitTile::new([32, 32], [16, 16]) };
 
 /// The device under test, if it has matrix units.
 fn open() -> Option<(Arc<Device>, MatrixUnits)> {
@@ -91,103 +96,220 @@ fn the_tiles_of_gpus() {
     }
 }
 
-/// The bits of a 16-bit float that is nearest, and what it stands for.
-fn round(x: f32, factor: Factor) -> (u32, f32) {
-    match factor {
-        Factor::Bf16 => {
-            let bits = x.to_bits();
-            let rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-            (rounded, f32::from_bits(rounded << 16))
+/// Stands in packed results beforehand: not a number in either format.
+const UNWRITTEN_PAIR: u32 = 0x7fff_7fff;
+
+/// The same product with the operands marked in `packing` (A, B, C) packed.
+struct Packed {
+    loaded: Loaded,
+    gemm: Gemm,
+    packing: [bool; 3],
+    /// Where A, B and C lie packed.
+    views: [View; 3],
+}
+
+impl Packed {
+    fn load(program: &mut Program, case: Case, packing: [bool; 3]) -> Packed {
+        let (loaded, gemm) = load_gemm(program, case, Pass::Forward, closeness::UNWRITTEN);
+        let views = [gemm.a.view, gemm.b.view, gemm.c.view].map(|view| {
+            let name = format!("packed {}", program.buffers.len());
+            program.add_buffer(&name, packed_words(view.words), Group::Scratch, Residence::Device)
+        });
+        Packed { loaded, gemm, packing, views }
+    }
+
+    fn packed_gemm(&self) -> Gemm {
+        let one = |matrix: Matrix, i: usize| {
+            let packed = Matrix { view: self.views[i], ..matrix }.packed();
+            if self.packing[i] { packed } else { matrix }
+        };
+        let Gemm { a, b, c, .. } = self.gemm;
+        Gemm { a: one(a, 0), b: one(b, 1), c: one(c, 2), ..self.gemm }
+    }
+
+    /// What stands in all buffers before a run.
+    fn write(&self, executor: &mut dyn Executor, factor: Factor) {
+        for (view, values) in &self.loaded.inputs {
+            executor.write(*view, bytemuck::cast_slice(values)).unwrap();
         }
-        // Of numbers between 2^-14 and 65,504 only.
-        Factor::F16 => {
-            let bits = x.to_bits();
-            let rounded = (bits + 0xfff + (bits >> 13 & 1)) >> 13 << 13;
-            let magnitude = rounded & 0x7fff_ffff;
-            ((rounded >> 16 & 0x8000) | ((magnitude >> 13) - (112 << 10)), f32::from_bits(rounded))
+        for i in 0..2 {
+            executor.write(self.views[i], &packed(&self.loaded.inputs[i].1, factor)).unwrap();
         }
+        executor.write(self.views[2], &vec![UNWRITTEN_PAIR; self.views[2].words]).unwrap();
+    }
+
+    /// The error of the packed result, of the exact result's norm; what is outside must be as it was.
+    fn error(&self, exact: &[u32], got: &[u32], factor: Factor) -> f64 {
+        let problem = &self.loaded.problem;
+        let [m, _, n] = self.loaded.case.sizes;
+        let wanted = |i: usize, j: usize| element(problem, problem.c, 0, i, j);
+        let places: HashSet<usize> = (0..m).flat_map(|i| (0..n).map(move |j| wanted(i, j))).collect();
+        let (mut difference, mut size) = (0.0, 0.0);
+        for at in 0..exact.len() {
+            let half = half_at(got, at);
+            if !places.contains(&at) {
+                assert_eq!(half, UNWRITTEN_PAIR & 0xffff, "element {at} is outside, and was written");
+                continue;
+            }
+            let exact = from_half(to_half(f32::from_bits(exact[at]), factor), factor);
+            difference += f64::from(from_half(half, factor) - exact).powi(2);
+            size += f64::from(exact).powi(2);
+        }
+        (difference / size).sqrt()
     }
 }
 
-/// Factors that lie packed in memory give the same bits as factors that are rounded on the way.
-#[test]
-fn packed_factors_are_read_as_they_are() {
+/// Holds products of packed operands to the exact ones.
+fn check_packed(cases: &[(Case, [bool; 3])], plan: UnitPlan) {
     let Some((device, units)) = open() else { return };
-    for ([m, k, n], ld, trans_b) in
-        [([64, 32, 64], 64, false), ([37, 45, 50], 56, true), ([37, 45, 51], 53, false)]
-    {
-        let words = 64 * 64;
-        let mut program = Program::default();
-        let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
-        let (plain, packed) =
-            ([add("a", words), add("b", words)], [add("pa", words / 2), add("pb", words / 2)]);
-        let results = [add("c", m * n), add("d", m * n)];
-        let record = |[a, b]: [Matrix; 2], c: View| {
-            let b = if trans_b { b.transposed() } else { b };
-            let gemm = Gemm::new(Pass::Forward, [m, k, n], a, b, Matrix::new(c, n));
-            units::record(&gemm, units, &UnitPlan { tile: TILE, block_terms: WHOLE_SUMS }, None)
-        };
-        let dispatches = [
-            record(plain.map(|view| Matrix::new(view, ld)), results[0]),
-            record(packed.map(|view| Matrix::new(view, ld).packed()), results[1]),
-        ];
-        program.add_recording("products", dispatches.concat());
-        let mut executor = VulkanExecutor::load(&device, program).unwrap();
-        for (i, (plain, packed)) in plain.into_iter().zip(packed).enumerate() {
-            let mut values = vec![0.0; words];
-            fill_normal(&mut values, 1.0, 7, i as u32, 0);
-            let rounded: Vec<(u32, f32)> =
-                values.iter().map(|x| round(x.signum() * x.abs().max(1e-3), units.factor)).collect();
-            let floats: Vec<f32> = rounded.iter().map(|(_, x)| *x).collect();
-            let pairs: Vec<u32> = rounded.chunks(2).map(|pair| pair[0].0 | pair[1].0 << 16).collect();
-            executor.write(plain, bytemuck::cast_slice(&floats)).unwrap();
-            executor.write(packed, &pairs).unwrap();
-        }
+    let mut program = Program::default();
+    let cases: Vec<Packed> =
+        cases.iter().map(|(case, packing)| Packed::load(&mut program, *case, *packing)).collect();
+    let room = program.add_buffer("room", 1 << 20, Group::Scratch, Residence::Device);
+    let mut exact = program.clone();
+    exact.add_recording("exact", cases.iter().map(|case| case.gemm.record_tiled(Tiling::Alone)).collect());
+    let exact = {
+        let mut executor = CpuExecutor::load(exact).unwrap();
+        cases.iter().for_each(|case| case.write(&mut executor, units.factor));
         executor.submit(RecordingId(0), &[]).unwrap();
-        let [plain, packed] = results.map(|view| executor.read(view).unwrap());
-        assert!(plain == packed, "{m} x {k} x {n}");
-        assert!(plain.iter().any(|&word| word != 0));
+        cases.iter().map(|case| executor.read(case.loaded.c).unwrap()).collect::<Vec<_>>()
+    };
+    let dispatches = cases.iter().flat_map(|case| {
+        let gemm = case.packed_gemm();
+        let words = plan.partial_words(&gemm.problem());
+        units::record(&gemm, units, &plan, (words > 0).then_some(View { words, ..room }))
+    });
+    program.add_recording("packed", dispatches.collect());
+    let mut executor = VulkanExecutor::load(&device, program).unwrap();
+    cases.iter().for_each(|case| case.write(&mut executor, units.factor));
+    executor.submit(RecordingId(0), &[]).unwrap();
+    let mut worst: f64 = 0.0;
+    for (case, exact) in cases.iter().zip(&exact) {
+        let what = format!("{:?} packed: {:?}", case.loaded.case, case.packing);
+        let error = if case.packing[2] {
+            case.error(exact, &executor.read(case.views[2]).unwrap(), units.factor)
+        } else {
+            closeness::compare(&case.loaded, exact, &executor.read(case.loaded.c).unwrap(), &what)
+        };
+        assert!(error <= tolerance(units), "{what}: error {error:e}");
+        worst = worst.max(error);
     }
+    println!("{} products, largest error {worst:.1e}", cases.len());
     common::assert_silent(&device);
 }
 
-/// Gradients of 1e-9 are lost in 16 bits with 5 bits of exponent, unless they are known to be gradients.
+/// Every layout with every operand packed or not, over sizes that tiles end in and sizes that they do not,
+/// rows that start at eights, at pairs and anywhere.
+fn packed_cases() -> Vec<(Case, [bool; 3])> {
+    const SIZES: [([usize; 3], usize); 5] =
+        [([64, 32, 64], 0), ([65, 97, 62], 8), ([37, 45, 50], 6), ([96, 64, 72], 8), ([33, 70, 31], 3)];
+    let layouts = (0..4).map(|way| (way & 1 != 0, way & 2 != 0));
+    let combinations = layouts.flat_map(|layout| (0..8_usize).map(move |mask| (layout, mask)));
+    combinations
+        .enumerate()
+        .flat_map(|(i, ((trans_a, trans_b), mask))| {
+            let packing = [mask & 1 != 0, mask & 2 != 0, mask & 4 != 0];
+            // Sizes in turns; a row of an odd number of columns cannot be packed.
+            (0..2).map(move |turn| {
+                let (sizes, gap) = SIZES[(i * 2 + turn) % if packing[2] { 4 } else { 5 }];
+                (Case { trans_a, trans_b, gap, use_bias: (i + turn) % 2 == 0, ..Case::new(sizes) }, packing)
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn operands_packed_and_not() {
+    check_packed(&packed_cases(), UnitPlan { tile: TILE, block_terms: WHOLE_SUMS });
+}
+
+#[test]
+fn packed_results_of_sums_in_blocks() {
+    let case = |sizes, gap, use_bias| Case { gap, use_bias, ..Case::new(sizes) };
+    let cases = [case([64, 256, 64], 0, true), case([30, 400, 70], 2, false), case([9, 193, 24], 8, true)];
+    let plan = UnitPlan { tile: TILE, block_terms: 64 };
+    check_packed(&cases.map(|case| (case, [true; 3])), plan);
+    check_packed(&cases.map(|case| (Case { trans_a: true, ..case }, [true, false, true])), plan);
+}
+
+/// Every way that shares come into shared memory, and results leave it.
+#[test]
+fn shares_and_stages() {
+    let cases = [
+        (Case { use_bias: true, ..Case::new([64, 160, 64]) }, [true, true, false]),
+        (Case { use_bias: true, trans_a: true, ..Case::new([70, 145, 66]) }, [true, true, true]),
+        (Case { trans_b: true, gap: 1, ..Case::new([50, 33, 77]) }, [false; 3]),
+    ];
+    for (shares, ahead) in [(1, 2), (2, 1), (2, 2)] {
+        let tile = UnitTile { shares, ahead, staged: true, ..TILE };
+        check_packed(&cases, UnitPlan { tile, block_terms: WHOLE_SUMS });
+    }
+}
+
+/// How a product of gradients of 1e-8 is recorded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gradients {
+    Unknown,
+    Known,
+    /// Packed by a kernel of its own before the product, and its result packed too.
+    Packed,
+}
+
+/// Gradients of 1e-8 are lost in 16 bits with 5 bits of exponent, unless they are known to be gradients.
 #[test]
 fn small_gradients_keep_their_digits() {
     let Some((device, units)) = open() else { return };
-    let [m, k, n] = [40, 300, 50];
-    let error = |gradient: bool| {
+    let [m, k, n] = [40, 304, 56];
+    let error = |gradients: Gradients| {
         let mut program = Program::default();
         let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
         let (a, b, c) = (add("a", m * k), add("b", k * n), add("c", m * n));
-        let a_matrix = Matrix::new(a, k);
-        let a_matrix = if gradient { a_matrix.gradient() } else { a_matrix };
-        let gemm = Gemm::new(Pass::Backward, [m, k, n], a_matrix, Matrix::new(b, n), Matrix::new(c, n));
+        let (packed_a, packed_c) = (add("packed a", m * k / 2), add("packed c", m * n / 2));
+        let gemm =
+            Gemm::new(Pass::Backward, [m, k, n], Matrix::new(a, k), Matrix::new(b, n), Matrix::new(c, n));
         let plan = UnitPlan { tile: TILE, block_terms: WHOLE_SUMS };
         let mut exact = program.clone();
         exact.add_recording("exact", vec![gemm.record_tiled(Tiling::Alone)]);
-        program.add_recording("units", units::record(&gemm, units, &plan, None));
-        let result = |executor: &mut dyn Executor| {
+        let mut r = Recorder::new(device.traits(), None);
+        let tried = match gradients {
+            Gradients::Unknown => gemm,
+            Gradients::Known => Gemm { a: gemm.a.gradient(), ..gemm },
+            Gradients::Packed => {
+                pack(&mut r, units.factor, true, a, packed_a);
+                Gemm {
+                    a: Matrix::new(packed_a, k).packed().gradient(),
+                    c: Matrix::new(packed_c, n).packed().gradient(),
+                    ..gemm
+                }
+            }
+        };
+        units::record(&tried, units, &plan, None).into_iter().for_each(|dispatch| r.add(dispatch));
+        program.add_recording("units", r.dispatches);
+        let result = |executor: &mut dyn Executor, packed: bool| -> Vec<f64> {
             for (view, std_dev) in [(a, 1e-8), (b, 1.0)] {
                 let mut values = vec![0.0; view.words];
                 fill_normal(&mut values, std_dev, 3, view.buffer.0, 0);
                 executor.write(view, bytemuck::cast_slice(&values)).unwrap();
             }
             executor.submit(RecordingId(0), &[]).unwrap();
-            executor
-                .read(c)
-                .unwrap()
-                .into_iter()
-                .map(|word| f64::from(f32::from_bits(word)))
-                .collect::<Vec<_>>()
+            let words = executor.read(if packed { packed_c } else { c }).unwrap();
+            let scale = if units.factor == Factor::F16 { GRADIENT_SCALE } else { 1.0 };
+            let value = |i: usize| match packed {
+                true => from_half(half_at(&words, i), units.factor) / scale,
+                false => f32::from_bits(words[i]),
+            };
+            (0..m * n).map(|i| f64::from(value(i))).collect()
         };
-        let exact = result(&mut CpuExecutor::load(exact).unwrap());
-        let got = result(&mut VulkanExecutor::load(&device, program).unwrap());
+        let exact = result(&mut CpuExecutor::load(exact).unwrap(), false);
+        let is_packed = gradients == Gradients::Packed;
+        let got = result(&mut VulkanExecutor::load(&device, program).unwrap(), is_packed);
         let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
         norm(&mut exact.iter().zip(&got).map(|(x, y)| x - y)) / norm(&mut exact.iter().copied())
     };
-    assert!(error(true) <= tolerance(units), "{}", error(true));
-    assert!(units.factor == Factor::Bf16 || error(false) > 0.1, "{}", error(false));
+    for known in [Gradients::Known, Gradients::Packed] {
+        assert!(error(known) <= tolerance(units), "{}", error(known));
+    }
+    assert!(units.factor == Factor::Bf16 || error(Gradients::Unknown) > 0.1, "{}", error(Gradients::Unknown));
     common::assert_silent(&device);
 }
 

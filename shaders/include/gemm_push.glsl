@@ -32,6 +32,7 @@ layout(push_constant) uniform Push {
     float a_scale; // powers of two: what A and B are multiplied by before they are rounded,
     float b_scale;
     float c_scale; // and what undoes it
+    float out_scale; // what C is multiplied by before it is rounded, if it is packed
 #endif
 } push;
 

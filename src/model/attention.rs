@@ -2,12 +2,13 @@
 //! else batched products and a softmax per head.
 
 use crate::model::arena::Arena;
-use crate::model::linear::Linear;
+use crate::model::linear::{BranchGradient, Linear};
 use crate::ops::Recorder;
 use crate::ops::attention::{BackwardViews, ForwardViews, FusedAttention};
 use crate::ops::dropout::Dropout;
 use crate::ops::gemm::{Causal, Gemm, Matrix, Pass};
 use crate::ops::softmax::{self, AttentionShape};
+use crate::ops::tensor::Tensor;
 use crate::recording::{Traits, View};
 
 /// One attention layer. B, T, H, D as in [`AttentionShape`]; C = H*D.
@@ -23,12 +24,12 @@ pub struct Attention {
 #[derive(Clone, Copy)]
 pub struct Saved {
     /// `[B,T,3C]`: queries, keys and values side by side, each head's channels together.
-    pub qkv: View,
+    pub qkv: Tensor,
     /// What is kept of the probabilities: where attention is fused, each row's log-sum-exp `[B,H,T]`; else
     /// all of them `[B,H,T,T]`, before dropout.
     pub probs: View,
     /// `[B,T,C]`: the heads' outputs, before the projection.
-    pub heads: View,
+    pub heads: Tensor,
 }
 
 /// Room for values that do not outlive the layer.
@@ -40,9 +41,9 @@ pub struct Scratch {
     /// `[B,H,T,T]` twice, only with dropout: masked probabilities, and their gradient.
     pub dropped: Option<[View; 2]>,
     /// `[B,T,C]`
-    pub d_heads: Option<View>,
+    pub d_heads: Option<Tensor>,
     /// `[B,T,3C]`
-    pub d_qkv: Option<View>,
+    pub d_qkv: Option<Tensor>,
     /// `[64,3C]`
     pub partials: Option<View>,
 }
@@ -108,7 +109,7 @@ impl Attention {
         r: &mut Recorder,
         params: View,
         step_number: View,
-        input: View,
+        input: Tensor,
         saved: &Saved,
         scratch: &Scratch,
         output: View,
@@ -118,19 +119,19 @@ impl Attention {
             Some(fused) => fused.forward(r, &fused_views(step_number, saved)),
             None => self.forward_by_products(r, step_number, saved, scratch),
         }
-        self.proj.forward(r, params, saved.heads, output);
+        self.proj.forward(r, params, saved.heads, output.into());
     }
 
     /// The heads' outputs from queries, keys and values.
     fn forward_by_products(&self, r: &mut Recorder, step_number: View, saved: &Saved, scratch: &Scratch) {
         let AttentionShape { context: t, d_head: d, .. } = self.shape;
-        let (q, k, v) = (self.part_of(saved.qkv, 0), self.part_of(saved.qkv, 1), self.part_of(saved.qkv, 2));
+        let [q, k, v] = [0, 1, 2].map(|part| self.part_of(saved.qkv.full(), part));
         let unmasked = scratch.scores.expect("attention by products has room for the scores");
         let scores = self.squares_of(unmasked);
         self.multiply(r, Pass::Forward, [t, d, t], Causal::LowerOutput, [q, k.transposed(), scores]);
         softmax::forward(r, self.shape, unmasked, saved.probs);
         let probs = self.squares_of(self.masked(r, step_number, saved.probs, scratch));
-        let heads = self.heads_of(saved.heads);
+        let heads = self.heads_of(saved.heads.full());
         self.multiply(r, Pass::Forward, [t, t, d], Causal::LowerA, [probs, v, heads]);
     }
 
@@ -141,33 +142,40 @@ impl Attention {
         dropped
     }
 
-    /// d_input `[B,T,C]` from d_output `[B,T,C]`; the parameters' gradients into the arena `grads`.
+    /// The place in an arena of the bias that is added last, `[C]`.
+    pub fn output_bias(&self, arena: View) -> View {
+        self.proj.bias(arena)
+    }
+
+    /// d_input `[B,T,C]` from the branch's gradient; the parameters' gradients into the arena `grads`.
     pub fn backward(
         &self,
         r: &mut Recorder,
         params: View,
         grads: View,
         step_number: View,
-        input: View,
+        input: Tensor,
         saved: &Saved,
         scratch: &Scratch,
-        d_output: View,
-        d_input: View,
+        branch: BranchGradient,
+        d_input: Tensor,
     ) {
         let training = "a training program has the backward pass's scratch";
         let d_heads = scratch.d_heads.expect(training);
         let d_qkv = scratch.d_qkv.expect(training);
         let partials = scratch.partials.expect(training);
-        self.proj.backward(r, params, grads, saved.heads, d_output, d_heads, partials);
+        let output_partials = branch.with_bias.then_some(partials);
+        self.proj.backward(r, params, grads, saved.heads, branch.d_output, d_heads, output_partials);
         match &self.fused {
             Some(fused) => {
                 let delta = scratch.scores.expect(training);
                 let forward = fused_views(step_number, saved);
+                let (d_heads, d_qkv) = (d_heads.view, d_qkv.view);
                 fused.backward(r, &BackwardViews { forward, d_heads, delta, d_qkv });
             }
-            None => self.backward_by_products(r, step_number, saved, scratch, d_heads, d_qkv),
+            None => self.backward_by_products(r, step_number, saved, scratch, d_heads.full(), d_qkv.full()),
         }
-        self.qkv.backward(r, params, grads, input, d_qkv, d_input, partials);
+        self.qkv.backward(r, params, grads, input, d_qkv, d_input, Some(partials));
     }
 
     /// The gradient of queries, keys and values from that of the heads' outputs.
@@ -182,8 +190,8 @@ impl Attention {
     ) {
         let AttentionShape { context: t, d_head: d, .. } = self.shape;
         let scores = scratch.scores.expect("attention by products has room for the scores");
-        let (q, k, v) = (self.part_of(saved.qkv, 0), self.part_of(saved.qkv, 1), self.part_of(saved.qkv, 2));
-        let (dq, dk, dv) = (self.part_of(d_qkv, 0), self.part_of(d_qkv, 1), self.part_of(d_qkv, 2));
+        let [q, k, v] = [0, 1, 2].map(|part| self.part_of(saved.qkv.full(), part));
+        let [dq, dk, dv] = [0, 1, 2].map(|part| self.part_of(d_qkv, part));
         let d_out = self.heads_of(d_heads).gradient();
         let probs = self.squares_of(self.masked(r, step_number, saved.probs, scratch));
         let d_probs = self.squares_of(scores);
@@ -194,7 +202,7 @@ impl Attention {
             dropout.apply(r, scores, step_number, unmasked);
             d_scores = unmasked;
         }
-        softmax::backward(r, self.shape, saved.probs, saved.heads, d_heads, d_scores);
+        softmax::backward(r, self.shape, saved.probs, saved.heads.full(), d_heads, d_scores);
         let ds = self.squares_of(d_scores).gradient();
         self.multiply(r, Pass::Backward, [t, t, d], Causal::LowerA, [ds, k, dq]);
         self.multiply(r, Pass::Backward, [t, t, d], Causal::UpperA, [ds.transposed(), q, dk]);
@@ -202,5 +210,5 @@ impl Attention {
 }
 
 fn fused_views(step_number: View, saved: &Saved) -> ForwardViews {
-    ForwardViews { qkv: saved.qkv, step_number, heads: saved.heads, lse: saved.probs }
+    ForwardViews { qkv: saved.qkv.view, step_number, heads: saved.heads.view, lse: saved.probs }
 }

@@ -2,12 +2,13 @@
 
 use crate::model::arena::Arena;
 use crate::model::attention::{self, Attention};
+use crate::model::linear::BranchGradient;
 use crate::model::mlp::{self, Mlp};
-use crate::model::norm::Norm;
+use crate::model::norm::{Norm, OntoStream, Stream, StreamGradient};
 use crate::ops::Recorder;
 use crate::ops::dropout::Dropout;
-use crate::ops::residual;
 use crate::ops::softmax::AttentionShape;
+use crate::ops::tensor::Tensor;
 use crate::recording::{Traits, View};
 
 /// One block.
@@ -26,13 +27,13 @@ pub struct Saved {
     /// `[N,C]`: the residual stream before the block is the caller's; this is it after attention.
     pub middle: View,
     /// `[N,C]`: the output of `ln_1`.
-    pub normed_1: View,
+    pub normed_1: Tensor,
     /// `[N,2]`: mean and reciprocal standard deviation of `ln_1`.
     pub stats_1: View,
     /// What attention keeps.
     pub attention: attention::Saved,
     /// `[N,C]`: the output of `ln_2`.
-    pub normed_2: View,
+    pub normed_2: Tensor,
     /// `[N,2]`: mean and reciprocal standard deviation of `ln_2`.
     pub stats_2: View,
     /// What the feed-forward layer keeps.
@@ -56,8 +57,8 @@ pub struct Scratch {
 #[derive(Clone, Copy)]
 pub struct BackwardScratch {
     /// `[N,C]`: gradient of a LayerNorm's output.
-    pub d_normed: View,
-    /// `[2,64,C]`
+    pub d_normed: Tensor,
+    /// [`Norm::scratch_words`]
     pub norm_partials: View,
     /// The feed-forward layer's own room.
     pub mlp: mlp::Scratch,
@@ -88,18 +89,18 @@ impl Block {
         }
     }
 
-    /// output `[N,C]` from input `[N,C]`. `output` may be `input` where nothing is kept for training.
+    /// The block's last branch `[N,C]`, which is yet to be added to the stream in `saved.middle`; the sum of
+    /// `stream` is put where it belongs.
     pub fn forward(
         &self,
         r: &mut Recorder,
         params: View,
         step_number: View,
-        input: View,
+        stream: &Stream,
         saved: &Saved,
         scratch: &Scratch,
-        output: View,
-    ) {
-        self.ln_1.op(params, saved.stats_1).forward(r, input, saved.normed_1);
+    ) -> View {
+        self.ln_1.forward(r, params, saved.stats_1, stream, saved.normed_1);
         self.attention.forward(
             r,
             params,
@@ -110,16 +111,22 @@ impl Block {
             scratch.branch,
         );
         let branch = masked(r, &self.attention_dropout, step_number, scratch.branch, scratch.dropped);
-        residual::add(r, input, branch, saved.middle);
-
-        self.ln_2.op(params, saved.stats_2).forward(r, saved.middle, saved.normed_2);
+        let middle = Stream { before: stream.sum, branch: Some(branch), sum: saved.middle };
+        self.ln_2.forward(r, params, saved.stats_2, &middle, saved.normed_2);
         self.mlp.forward(r, params, saved.normed_2, &saved.mlp, scratch.branch);
-        let branch = masked(r, &self.mlp_dropout, step_number, scratch.branch, scratch.dropped);
-        residual::add(r, saved.middle, branch, output);
+        masked(r, &self.mlp_dropout, step_number, scratch.branch, scratch.dropped)
+    }
+
+    /// Where the gradient goes of the bias that is added to the stream last, if that gradient is the sum of
+    /// the stream's own over the positions and is calculated beside it.
+    pub fn output_bias(&self, grads: View, d_stream: &StreamGradient) -> Option<View> {
+        let beside = d_stream.narrow.is_some() && self.mlp_dropout.is_none();
+        beside.then(|| self.mlp.output_bias(grads))
     }
 
     /// Turns d_stream `[N,C]`, in place, from the gradient of the output into that of the input; the
-    /// parameters' gradients go into the arena `grads`.
+    /// parameters' gradients go into the arena `grads`, but for that of [`Block::output_bias`]. `input_bias`
+    /// is the same of the block before.
     pub fn backward(
         &self,
         r: &mut Recorder,
@@ -129,23 +136,29 @@ impl Block {
         input: View,
         saved: &Saved,
         scratch: &Scratch,
-        d_stream: View,
+        d_stream: &StreamGradient,
+        input_bias: Option<View>,
     ) {
         let back = scratch.backward.as_ref().expect("a training program has the backward pass's scratch");
-        let d_branch = masked(r, &self.mlp_dropout, step_number, d_stream, scratch.dropped);
-        self.mlp.backward(r, params, grads, saved.normed_2, &saved.mlp, &back.mlp, d_branch, back.d_normed);
-        self.ln_2.op(params, saved.stats_2).backward(
+        let d_output = masked_gradient(r, &self.mlp_dropout, step_number, d_stream, scratch.dropped);
+        let with_bias = self.output_bias(grads, d_stream).is_none();
+        let branch = BranchGradient { d_output, with_bias };
+        let (d_normed, norm_scratch) = (back.d_normed, back.norm_partials);
+        self.mlp.backward(r, params, grads, saved.normed_2, &saved.mlp, &back.mlp, branch, d_normed);
+        let beside = d_stream.narrow.is_some() && self.attention_dropout.is_none();
+        let bias = beside.then(|| self.attention.output_bias(grads));
+        self.ln_2.backward(
             r,
+            params,
+            grads,
+            saved.stats_2,
             saved.middle,
-            back.d_normed,
-            d_stream,
-            true,
-            self.ln_2.gamma(grads),
-            self.ln_2.beta(grads),
-            back.norm_partials,
+            d_normed,
+            OntoStream { d_stream, add: true, bias },
+            norm_scratch,
         );
 
-        let d_branch = masked(r, &self.attention_dropout, step_number, d_stream, scratch.dropped);
+        let d_output = masked_gradient(r, &self.attention_dropout, step_number, d_stream, scratch.dropped);
         self.attention.backward(
             r,
             params,
@@ -154,19 +167,33 @@ impl Block {
             saved.normed_1,
             &saved.attention,
             &scratch.attention,
-            d_branch,
-            back.d_normed,
+            BranchGradient { d_output, with_bias: bias.is_none() },
+            d_normed,
         );
-        self.ln_1.op(params, saved.stats_1).backward(
+        self.ln_1.backward(
             r,
+            params,
+            grads,
+            saved.stats_1,
             input,
-            back.d_normed,
-            d_stream,
-            true,
-            self.ln_1.gamma(grads),
-            self.ln_1.beta(grads),
-            back.norm_partials,
+            d_normed,
+            OntoStream { d_stream, add: true, bias: input_bias },
+            norm_scratch,
         );
+    }
+}
+
+/// A branch's gradient: the stream's, or, with dropout, its masked copy in `dropped`.
+fn masked_gradient(
+    r: &mut Recorder,
+    dropout: &Option<Dropout>,
+    step_number: View,
+    d_stream: &StreamGradient,
+    dropped: Option<View>,
+) -> Tensor {
+    match dropout {
+        None => d_stream.factor(),
+        Some(_) => masked(r, dropout, step_number, d_stream.full, dropped).into(),
     }
 }
 

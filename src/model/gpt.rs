@@ -1,17 +1,14 @@
 //! The whole model: buffers for a batch shape, and the recordings of its forward and backward pass.
 
 use crate::config::ModelConfig;
+use crate::model::activations::Activations;
 use crate::model::arena::Arena;
-use crate::model::attention;
-use crate::model::block::{self, BackwardScratch, Block, masked};
-use crate::model::mlp;
-use crate::model::norm::Norm;
-use crate::ops::attention::FusedAttention;
-use crate::ops::column_sum::COLUMN_LANES;
+use crate::model::block::{Block, masked};
+use crate::model::head::Head;
+use crate::model::norm::{Norm, OntoStream, Stream};
 use crate::ops::dropout::Dropout;
-use crate::ops::gemm::{Gemm, Matrix, Pass};
 use crate::ops::softmax::AttentionShape;
-use crate::ops::{Recorder, cross_entropy, embedding};
+use crate::ops::{Recorder, embedding};
 use crate::recording::{BufferId, Group, Program, Residence, Traits, View};
 
 /// What a model is built for.
@@ -35,8 +32,6 @@ pub struct Gpt {
     pub arena: Arena,
     /// `[arena.words]`
     pub params: View,
-    /// `[N,V]`
-    pub logits: View,
     /// Partial sums of products that are cut into blocks; as long as the recordings need.
     products: BufferId,
     ln_f: Norm,
@@ -49,22 +44,6 @@ pub struct Gpt {
 struct Layers {
     embedding_dropout: Option<Dropout>,
     blocks: Vec<Block>,
-}
-
-struct Activations {
-    /// `[N,C]`: the embedding before dropout, only with dropout.
-    embedded: Option<View>,
-    /// The residual stream before each block and after the last, `[N,C]` each.
-    streams: Vec<View>,
-    blocks: Vec<block::Saved>,
-    scratch: block::Scratch,
-    /// `[N,C]` and `[N,2]`
-    normed: View,
-    stats: View,
-    /// `[N,V]`: softmax, which becomes the logits' gradient.
-    d_logits: View,
-    /// `[N,C]`, training only: the residual stream's gradient.
-    d_stream: Option<View>,
 }
 
 /// The token inputs of one recording, written by the host at each submit.
@@ -139,7 +118,6 @@ impl Gpt {
         };
         let params = program.add_buffer("parameters", arena.words, Group::Parameters, Residence::Device);
         let activations = Activations::allocate(program, config, shape, purpose, probability > 0.0, &traits);
-        let logits = device(program, "logits", batch * config.context * config.vocab_size);
         let products = program.add_buffer("products", 1, Group::Scratch, Residence::Device).buffer;
         Gpt {
             config: config.clone(),
@@ -149,10 +127,14 @@ impl Gpt {
             inference: layers(0.0),
             arena,
             params,
-            logits,
             products,
             activations,
         }
+    }
+
+    /// Logits `[rows,V]`: of all positions, but where training works on fewer at a time.
+    pub fn logits(&self) -> View {
+        self.activations.logits
     }
 
     /// A recorder for passes of this model.
@@ -165,8 +147,15 @@ impl Gpt {
         self.batch * self.config.context
     }
 
-    /// Logits of every position. Dropout acts only for `Purpose::Training`.
-    pub fn record_forward(&self, r: &mut Recorder, inputs: &Inputs, purpose: Purpose) {
+    /// The output projection.
+    fn head(&self) -> Head<'_> {
+        let wte = self.arena.view(self.params, "transformer.wte.weight");
+        let ModelConfig { d_model, vocab_size, .. } = self.config;
+        Head { d_model, vocab_size, wte, activations: &self.activations }
+    }
+
+    /// Everything before the output projection. Dropout acts only for `Purpose::Training`.
+    pub fn record_hidden(&self, r: &mut Recorder, inputs: &Inputs, purpose: Purpose) {
         let a = &self.activations;
         let layers = if purpose == Purpose::Training { &self.training } else { &self.inference };
         let wte = self.arena.view(self.params, "transformer.wte.weight");
@@ -178,62 +167,55 @@ impl Gpt {
         };
         embedding::forward(r, context, c, inputs.tokens, wte, wpe, embedded);
         masked(r, &layers.embedding_dropout, inputs.step_number, embedded, Some(a.streams[0]));
+        let mut stream = Stream { before: a.streams[0], branch: None, sum: a.streams[0] };
         for (l, block) in layers.blocks.iter().enumerate() {
             let saved = &a.blocks[l % a.blocks.len()];
-            let (input, output) = (a.stream(l), a.stream(l + 1));
-            block.forward(r, self.params, inputs.step_number, input, saved, &a.scratch, output);
+            let branch = block.forward(r, self.params, inputs.step_number, &stream, saved, &a.scratch);
+            stream = Stream { before: saved.middle, branch: Some(branch), sum: a.stream(l + 1) };
         }
-        self.ln_f.op(self.params, a.stats).forward(r, a.stream(layers.blocks.len()), a.normed);
-        let output = Gemm::new(
-            Pass::Forward,
-            [self.positions(), c, self.config.vocab_size],
-            Matrix::new(a.normed, c),
-            Matrix::new(wte, c).transposed(),
-            Matrix::new(self.logits, self.config.vocab_size),
-        );
-        r.multiply(&output);
+        self.ln_f.forward(r, self.params, a.stats, &stream, a.normed);
     }
 
-    /// Losses `[N]` of every position, after [`Gpt::record_forward`].
-    pub fn record_loss(&self, r: &mut Recorder, inputs: &Inputs, losses: View) {
-        cross_entropy::forward(r, self.logits, inputs.targets, losses, self.activations.d_logits);
+    /// Logits `[N,V]` of every position, after [`Gpt::record_hidden`]. Only where they are kept whole.
+    pub fn record_logits(&self, r: &mut Recorder) {
+        self.head().record_logits(r);
     }
 
-    /// Losses `[N]`, and the logits' gradient. `scale` is 1 / positions in the whole batch, micro-batches
-    /// together.
-    pub fn record_loss_and_gradient(&self, r: &mut Recorder, inputs: &Inputs, losses: View, scale: f32) {
-        let d_logits = self.activations.d_logits;
-        if cross_entropy::is_fused(self.config.vocab_size, &r.traits) {
-            cross_entropy::fused(r, self.logits, inputs.targets, losses, d_logits, scale);
-        } else {
-            self.record_loss(r, inputs, losses);
-            cross_entropy::backward(r, inputs.targets, d_logits, scale);
-        }
+    /// Losses `[N]` of every position, after [`Gpt::record_hidden`]; with `scale`, which is 1 / positions in
+    /// the whole batch, micro-batches together, what [`Gpt::record_backward`] begins with too.
+    pub fn record_losses(&self, r: &mut Recorder, inputs: &Inputs, losses: View, scale: Option<f32>) {
+        self.head().record_losses(r, inputs, losses, scale);
     }
 
-    /// Every parameter's gradient into the arena `grads`, after [`Gpt::record_loss_and_gradient`].
+    /// Every parameter's gradient into the arena `grads`, after [`Gpt::record_losses`].
     pub fn record_backward(&self, r: &mut Recorder, inputs: &Inputs, sorted: &SortedPositions, grads: View) {
         let a = &self.activations;
         let training = "a training model has the backward pass's buffers";
-        let d_stream = a.d_stream.expect(training);
+        let d_stream = a.d_stream.as_ref().expect(training);
         let back = a.scratch.backward.as_ref().expect(training);
-        self.record_output_backward(r, grads, back.d_normed);
-        self.ln_f.op(self.params, a.stats).backward(
+        let d_wte = self.arena.view(grads, "transformer.wte.weight");
+        self.head().record_backward(r, d_wte, back.d_normed);
+        // The block before, whose last bias has its gradient calculated beside the stream's.
+        let bias_before =
+            |l: usize| l.checked_sub(1).and_then(|l| self.training.blocks[l].output_bias(grads, d_stream));
+        let n_layer = self.training.blocks.len();
+        self.ln_f.backward(
             r,
-            a.stream(self.training.blocks.len()),
+            self.params,
+            grads,
+            a.stats,
+            a.stream(n_layer),
             back.d_normed,
-            d_stream,
-            false,
-            self.ln_f.gamma(grads),
-            self.ln_f.beta(grads),
+            OntoStream { d_stream, add: false, bias: bias_before(n_layer) },
             back.norm_partials,
         );
         for (l, block) in self.training.blocks.iter().enumerate().rev() {
-            let (input, saved) = (a.stream(l), &a.blocks[l]);
-            block.backward(r, self.params, grads, inputs.step_number, input, saved, &a.scratch, d_stream);
+            let (input, saved, bias) = (a.stream(l), &a.blocks[l], bias_before(l));
+            let step_number = inputs.step_number;
+            block.backward(r, self.params, grads, step_number, input, saved, &a.scratch, d_stream, bias);
         }
         let d_embedded =
-            masked(r, &self.training.embedding_dropout, inputs.step_number, d_stream, a.scratch.dropped);
+            masked(r, &self.training.embedding_dropout, inputs.step_number, d_stream.full, a.scratch.dropped);
         embedding::backward(
             r,
             self.config.context,
@@ -241,140 +223,8 @@ impl Gpt {
             d_embedded,
             sorted.order,
             sorted.starts,
-            self.arena.view(grads, "transformer.wte.weight"),
+            d_wte,
             self.arena.view(grads, "transformer.wpe.weight"),
         );
-    }
-
-    /// The tied output projection: d_normed `[N,C]`, and its part of the token embedding's gradient.
-    fn record_output_backward(&self, r: &mut Recorder, grads: View, d_normed: View) {
-        let a = &self.activations;
-        let (c, v) = (self.config.d_model, self.config.vocab_size);
-        let wte = self.arena.view(self.params, "transformer.wte.weight");
-        let d_wte = self.arena.view(grads, "transformer.wte.weight");
-        let d_logits = Matrix::new(a.d_logits, v).gradient();
-        let normed = Matrix::new(a.normed, c);
-        let of_input = Gemm::new(
-            Pass::Backward,
-            [self.positions(), v, c],
-            d_logits,
-            Matrix::new(wte, c),
-            Matrix::new(d_normed, c),
-        );
-        let of_weight = Gemm::new(
-            Pass::Backward,
-            [v, self.positions(), c],
-            d_logits.transposed(),
-            normed,
-            Matrix::new(d_wte, c),
-        );
-        r.multiply(&of_input);
-        r.multiply(&of_weight);
-    }
-}
-
-impl Activations {
-    fn allocate(
-        program: &mut Program,
-        config: &ModelConfig,
-        shape: AttentionShape,
-        purpose: Purpose,
-        dropout: bool,
-        traits: &Traits,
-    ) -> Activations {
-        let training = purpose == Purpose::Training;
-        let fused = FusedAttention::new(shape, None, traits).is_some();
-        let n = shape.batch * shape.context;
-        let (c, copies) = (config.d_model, if training { config.n_layer } else { 1 });
-        let streams = (0..if training { copies + 1 } else { 1 })
-            .map(|l| device(program, &format!("stream.{l}"), n * c))
-            .collect();
-        let blocks = (0..copies).map(|l| saved(program, config, shape, l, fused)).collect();
-        Activations {
-            embedded: dropout.then(|| device(program, "embedded", n * c)),
-            streams,
-            blocks,
-            scratch: scratch(program, config, shape, training, dropout, fused),
-            normed: device(program, "normed", n * c),
-            stats: device(program, "stats", 2 * n),
-            d_logits: device(program, "d_logits", n * config.vocab_size),
-            d_stream: training.then(|| device(program, "d_stream", n * c)),
-        }
-    }
-
-    /// The residual stream before block `l`; one buffer for all where nothing is kept.
-    fn stream(&self, l: usize) -> View {
-        self.streams[l % self.streams.len()]
-    }
-}
-
-/// A buffer for values that a pass produces and, in training, keeps.
-fn device(program: &mut Program, name: &str, words: usize) -> View {
-    program.add_buffer(name, words, Group::Activations, Residence::Device)
-}
-
-fn saved(
-    program: &mut Program,
-    config: &ModelConfig,
-    shape: AttentionShape,
-    layer: usize,
-    fused: bool,
-) -> block::Saved {
-    let n = shape.batch * shape.context;
-    let c = config.d_model;
-    let mut add = |name: &str, words| device(program, &format!("h.{layer}.{name}"), words);
-    block::Saved {
-        normed_1: add("normed_1", n * c),
-        stats_1: add("stats_1", 2 * n),
-        attention: attention::Saved {
-            qkv: add("qkv", 3 * n * c),
-            probs: match fused {
-                true => add("lse", shape.rows()),
-                false => add("probs", shape.score_words()),
-            },
-            heads: add("heads", n * c),
-        },
-        middle: add("middle", n * c),
-        normed_2: add("normed_2", n * c),
-        stats_2: add("stats_2", 2 * n),
-        mlp: mlp::Saved { pre: add("pre", n * config.d_ff), act: add("act", n * config.d_ff) },
-    }
-}
-
-fn scratch(
-    program: &mut Program,
-    config: &ModelConfig,
-    shape: AttentionShape,
-    training: bool,
-    dropout: bool,
-    fused: bool,
-) -> block::Scratch {
-    let n = shape.batch * shape.context;
-    let c = config.d_model;
-    let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
-    let attention = attention::Scratch {
-        scores: match fused {
-            true => training.then(|| add("delta", shape.rows())),
-            false => Some(add("scores", shape.score_words())),
-        },
-        dropped: (dropout && !fused)
-            .then(|| ["probs.dropped", "d_probs"].map(|name| add(name, shape.score_words()))),
-        d_heads: training.then(|| add("d_heads", n * c)),
-        d_qkv: training.then(|| add("d_qkv", 3 * n * c)),
-        partials: training.then(|| add("attention.partials", COLUMN_LANES * 3 * c)),
-    };
-    let backward = training.then(|| BackwardScratch {
-        d_normed: add("d_normed", n * c),
-        norm_partials: add("norm.partials", 2 * COLUMN_LANES * c),
-        mlp: mlp::Scratch {
-            d_wide: add("d_wide", n * config.d_ff),
-            partials: add("mlp.partials", COLUMN_LANES * config.d_ff.max(c)),
-        },
-    });
-    block::Scratch {
-        branch: add("branch", n * c),
-        dropped: dropout.then(|| add("dropped", n * c)),
-        attention,
-        backward,
     }
 }

@@ -4,6 +4,7 @@ use crate::model::arena::Arena;
 use crate::ops::Recorder;
 use crate::ops::column_sum;
 use crate::ops::gemm::{Gemm, Matrix, Pass};
+use crate::ops::tensor::Tensor;
 use crate::recording::View;
 
 /// One linear layer and its gradients' places. weight `[in,out]`, bias `[out]`.
@@ -15,6 +16,15 @@ pub struct Linear {
     pub d_out: usize,
     weight: usize,
     bias: usize,
+}
+
+/// The gradient of a branch that ends with a linear layer.
+#[derive(Clone, Copy)]
+pub struct BranchGradient {
+    /// `[N,C]`
+    pub d_output: Tensor,
+    /// Whether the gradient of the bias that is added last is still wanted.
+    pub with_bias: bool,
 }
 
 impl Linear {
@@ -31,53 +41,56 @@ impl Linear {
         arena.part(self.weight, self.d_in * self.d_out)
     }
 
-    fn bias(&self, arena: View) -> View {
+    /// The bias's place in an arena, `[out]`.
+    pub fn bias(&self, arena: View) -> View {
         arena.part(self.bias, self.d_out)
     }
 
     /// output `[N,out]` = input `[N,in]` W + b.
-    pub fn forward(&self, r: &mut Recorder, params: View, input: View, output: View) {
-        let rows = input.words / self.d_in;
+    pub fn forward(&self, r: &mut Recorder, params: View, input: Tensor, output: Tensor) {
+        let rows = input.len / self.d_in;
         let product = Gemm::new(
             Pass::Forward,
             [rows, self.d_in, self.d_out],
-            Matrix::new(input, self.d_in),
+            input.matrix(self.d_in),
             Matrix::new(self.weight(params), self.d_out),
-            Matrix::new(output, self.d_out),
+            output.matrix(self.d_out),
         );
         r.multiply(&Gemm { bias: Some(self.bias(params)), ..product });
     }
 
     /// From d_output `[N,out]`: d_input `[N,in]`, and the parameters' gradients into the arena `grads`.
-    /// `partials` is scratch of `[64,out]`.
+    /// `partials` is scratch of `[64,out]`; without it, the bias's gradient is left to the caller.
     pub fn backward(
         &self,
         r: &mut Recorder,
         params: View,
         grads: View,
-        input: View,
-        d_output: View,
-        d_input: View,
-        partials: View,
+        input: Tensor,
+        d_output: Tensor,
+        d_input: Tensor,
+        partials: Option<View>,
     ) {
-        let rows = input.words / self.d_in;
-        let d_output_rows = Matrix::new(d_output, self.d_out).gradient();
+        let rows = input.len / self.d_in;
+        let d_output_rows = d_output.matrix(self.d_out).gradient();
         let of_input = Gemm::new(
             Pass::Backward,
             [rows, self.d_out, self.d_in],
             d_output_rows,
             Matrix::new(self.weight(params), self.d_out).transposed(),
-            Matrix::new(d_input, self.d_in),
+            d_input.matrix(self.d_in).gradient(),
         );
         let of_weight = Gemm::new(
             Pass::Backward,
             [self.d_in, rows, self.d_out],
-            Matrix::new(input, self.d_in).transposed(),
+            input.matrix(self.d_in).transposed(),
             d_output_rows,
             Matrix::new(self.weight(grads), self.d_out),
         );
         r.multiply(&of_input);
         r.multiply(&of_weight);
-        column_sum::column_sum(r, d_output, self.bias(grads), partials);
+        if let Some(partials) = partials {
+            column_sum::column_sum(r, d_output, self.bias(grads), partials);
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! The feed-forward layer: linear, GELU, linear, forward and backward.
 
 use crate::model::arena::Arena;
-use crate::model::linear::Linear;
+use crate::model::linear::{BranchGradient, Linear};
 use crate::ops::Recorder;
 use crate::ops::gelu;
+use crate::ops::tensor::Tensor;
 use crate::recording::View;
 
 /// One feed-forward layer, C to F to C.
@@ -16,16 +17,16 @@ pub struct Mlp {
 #[derive(Clone, Copy)]
 pub struct Saved {
     /// `[B,T,F]`, before GELU.
-    pub pre: View,
+    pub pre: Tensor,
     /// `[B,T,F]`, after GELU.
-    pub act: View,
+    pub act: Tensor,
 }
 
 /// Room for values that do not outlive the layer.
 #[derive(Clone, Copy)]
 pub struct Scratch {
     /// `[B,T,F]`
-    pub d_wide: View,
+    pub d_wide: Tensor,
     /// `[64,F]`
     pub partials: View,
 }
@@ -40,26 +41,32 @@ impl Mlp {
     }
 
     /// output `[B,T,C]` from input `[B,T,C]`.
-    pub fn forward(&self, r: &mut Recorder, params: View, input: View, saved: &Saved, output: View) {
+    pub fn forward(&self, r: &mut Recorder, params: View, input: Tensor, saved: &Saved, output: View) {
         self.fc.forward(r, params, input, saved.pre);
         gelu::forward(r, saved.pre, saved.act);
-        self.proj.forward(r, params, saved.act, output);
+        self.proj.forward(r, params, saved.act, output.into());
     }
 
-    /// d_input `[B,T,C]` from d_output `[B,T,C]`; the parameters' gradients into the arena `grads`.
+    /// The place in an arena of the bias that is added last, `[C]`.
+    pub fn output_bias(&self, arena: View) -> View {
+        self.proj.bias(arena)
+    }
+
+    /// d_input `[B,T,C]` from the branch's gradient; the parameters' gradients into the arena `grads`.
     pub fn backward(
         &self,
         r: &mut Recorder,
         params: View,
         grads: View,
-        input: View,
+        input: Tensor,
         saved: &Saved,
         scratch: &Scratch,
-        d_output: View,
-        d_input: View,
+        branch: BranchGradient,
+        d_input: Tensor,
     ) {
-        self.proj.backward(r, params, grads, saved.act, d_output, scratch.d_wide, scratch.partials);
+        let partials = branch.with_bias.then_some(scratch.partials);
+        self.proj.backward(r, params, grads, saved.act, branch.d_output, scratch.d_wide, partials);
         gelu::backward(r, saved.pre, scratch.d_wide);
-        self.fc.backward(r, params, grads, input, scratch.d_wide, d_input, scratch.partials);
+        self.fc.backward(r, params, grads, input, scratch.d_wide, d_input, Some(scratch.partials));
     }
 }

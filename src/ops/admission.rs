@@ -170,8 +170,8 @@ impl Cases {
         const N: usize = 1031;
         let (input, gradient) = (self.normal(N, 3.0), self.normal(N, 1.0));
         let (activated, summed) = (self.output(N), self.output(N));
-        gelu::forward(&mut self.recorder, input, activated);
-        gelu::backward(&mut self.recorder, input, gradient);
+        gelu::forward(&mut self.recorder, input.into(), activated.into());
+        gelu::backward(&mut self.recorder, input.into(), gradient.into());
         residual::add(&mut self.recorder, input, activated, summed);
         let sum = self.normal(N, 1.0);
         accumulate::add(&mut self.recorder, input, sum);
@@ -204,7 +204,7 @@ impl Cases {
         let columns = 36;
         let (output, partials) = (self.output(columns), self.output(column_sum::COLUMN_LANES * columns));
         let matrix = input.part(0, 130 * columns);
-        column_sum::column_sum(&mut self.recorder, matrix, output, partials);
+        column_sum::column_sum(&mut self.recorder, matrix.into(), output, partials);
     }
 
     fn attention(&mut self) {

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::grid::{flat_groups, vectorized};
+use super::tensor::Tensor;
+use super::{Recorder, narrow};
 use crate::exact::snap;
 use crate::kernels::{column_finish, column_partials};
 use crate::recording::View;
@@ -13,18 +14,28 @@ pub use crate::exact::COLUMN_LANES;
 /// `output[c]` = sum over rows of `input[:,c]`.
 ///
 /// input `[N,C]`, output `[C]`; `partials` is scratch of `[64,C]`.
-pub fn column_sum(r: &mut Recorder, input: View, output: View, partials: View) {
+pub fn column_sum(r: &mut Recorder, input: Tensor, output: View, partials: View) {
     let columns = output.words;
-    let rows = input.words / columns;
-    assert_eq!(input.words, rows * columns, "column_sum input is [N,C]");
+    let rows = input.len / columns;
+    assert_eq!(input.len, rows * columns, "column_sum input is [N,C]");
     let partials = partials.part(0, COLUMN_LANES * columns);
+    if input.narrow {
+        narrow::column_partials(r, input, partials);
+    } else {
+        column_partials_of(r, input.full(), partials);
+    }
+    finish(r, partials, output);
+}
+
+fn column_partials_of(r: &mut Recorder, input: View, partials: View) {
+    let columns = partials.words / COLUMN_LANES;
+    let rows = input.words / columns;
     r.add(column_partials::dispatch(
         column_partials::Push { rows: rows as u32, columns: columns as u32 },
         Default::default(),
         column_partials::Bindings { input, partials },
         flat_groups(partials.words, 64),
     ));
-    finish(r, partials, output);
 }
 
 /// Adds the partial sums `[64,C]` into output `[C]`.

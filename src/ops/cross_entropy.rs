@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::grid::{flat_groups, row_layout, rows_per_task, vectorized};
 use super::rows::{row_max, row_sum};
+use super::tensor::Tensor;
+use super::{Recorder, narrow};
 use crate::exact::{exp, log, recip, snap};
 use crate::kernels::{cross_entropy, cross_entropy_backward, cross_entropy_fast};
 use crate::recording::{Traits, View};
@@ -38,16 +39,17 @@ pub fn is_fused(vocab_size: usize, traits: &Traits) -> bool {
 
 /// What [`forward`] and [`backward`] give, in one go: `losses[n]` and `gradient[n,:]` of logits `[N,V]`
 /// against targets `[N]`; `scale` is 1 / positions in the whole batch. Only where [`is_fused`] says so.
-pub fn fused(r: &mut Recorder, logits: View, targets: View, losses: View, gradient: View, scale: f32) {
+pub fn fused(r: &mut Recorder, logits: View, targets: View, losses: View, gradient: Tensor, scale: f32) {
     let rows = targets.words;
     let vocab_size = logits.words / rows;
     assert!(is_fused(vocab_size, &r.traits), "a vocabulary of {vocab_size} is not for the fused kernel");
     assert_eq!(losses.words, rows, "losses are [N]");
-    assert_eq!(gradient.words, logits.words, "the gradient is [N,V]");
+    assert_eq!(gradient.len, logits.words, "the gradient is [N,V]");
+    let half = if gradient.narrow { narrow::half(&r.traits) } else { 0 };
     r.add(cross_entropy_fast::dispatch(
         cross_entropy_fast::Push { rows: rows as u32, vocab_size: vocab_size as u32, scale },
-        Default::default(),
-        cross_entropy_fast::Bindings { logits, targets, losses, gradient },
+        cross_entropy_fast::Specialization { narrow: gradient.narrow.into(), half },
+        cross_entropy_fast::Bindings { logits, targets, losses, gradient: gradient.view },
         flat_groups(rows, 1),
     ));
 }

@@ -26,8 +26,14 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    fn inv_d_model(&self) -> f32 {
+    /// 1/C.
+    pub(super) fn inv_d_model(&self) -> f32 {
         (1.0 / self.d_model as f64) as f32
+    }
+
+    /// Words of scratch that the backward pass takes.
+    pub const fn scratch_words(d_model: usize) -> usize {
+        2 * COLUMN_LANES * d_model
     }
 
     /// output = (input - mean) * rstd * gamma + beta; writes `stats`. input, output: `[N,C]`.
@@ -61,7 +67,7 @@ impl LayerNorm {
 
     /// Gradients from d_output `[N,C]`: of the input, stored in d_input `[N,C]` or added to what it
     /// holds, and of the parameters, stored in d_gamma and d_beta `[C]`. `partials` is scratch of
-    /// `[2,64,C]`.
+    /// `[2,64,C]`, [`LayerNorm::scratch_words`].
     pub fn backward(
         &self,
         r: &mut Recorder,

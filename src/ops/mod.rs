@@ -15,12 +15,14 @@ pub mod gemm;
 pub mod grid;
 pub mod halves;
 pub mod layernorm;
+pub mod narrow;
 pub mod pack;
 mod recorder;
 pub mod reduce;
 pub mod residual;
 pub mod rows;
 pub mod softmax;
+pub mod tensor;
 pub mod trial;
 mod trial_attention;
 

@@ -3,20 +3,20 @@
 use super::Recorder;
 use super::grid::flat_groups;
 use crate::kernels;
-use crate::recording::View;
+use crate::recording::{Factor, View};
 
 /// Words that hold so many floats, packed.
 pub const fn packed_words(floats: usize) -> usize {
     floats.div_ceil(2)
 }
 
-/// output `[packed_words(n)]` from input `[n]`: bfloat16, rounded to nearest even, the first of two in the
-/// low half.
-pub fn pack(r: &mut Recorder, input: View, output: View) {
+/// output `[packed_words(n)]` from input `[n]`: rounded to the nearest `factor`, the first of two in the low
+/// half; scaled as gradients are, if they are.
+pub fn pack(r: &mut Recorder, factor: Factor, gradient: bool, input: View, output: View) {
     assert_eq!(output.words, packed_words(input.words), "two floats in a word");
     r.add(kernels::pack::dispatch(
-        kernels::pack::Push { count: word(input.words) },
-        Default::default(),
+        kernels::pack::Push { count: word(input.words), gradient: gradient.into() },
+        kernels::pack::Specialization { f16: (factor == Factor::F16).into() },
         kernels::pack::Bindings { input, output },
         flat_groups(input.words.div_ceil(8), 256),
     ));

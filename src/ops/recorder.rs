@@ -67,7 +67,7 @@ impl Recorder {
     /// Adds a matrix product, in two dispatches where that keeps the device busier.
     pub fn multiply(&mut self, gemm: &Gemm) {
         if let Some(units) = units::wanted(&self.traits) {
-            if self.room.is_some() && units::worth_packing(gemm, units) {
+            if self.room.is_some() && units::worth_packing(gemm) {
                 return self.multiply_packed(gemm, units);
             }
             let plan = UnitPlan::best(&gemm.problem(), self.room.is_some());
@@ -114,8 +114,8 @@ impl Recorder {
     fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits) {
         let plan = UnitPlan::best(&gemm.problem(), true);
         let partial_words = plan.partial_words(&gemm.problem());
-        self.make_room([gemm.a.view, gemm.b.view], packed_words, partial_words);
-        let (a, b) = (self.packed(gemm.a), self.packed(gemm.b));
+        self.make_room([gemm.a, gemm.b], packed_words, partial_words);
+        let (a, b) = (self.packed(gemm.a, units), self.packed(gemm.b, units));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
         let dispatches = units::record(&Gemm { a, b, ..*gemm }, units, &plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
@@ -124,9 +124,9 @@ impl Recorder {
     fn multiply_split(&mut self, gemm: &Gemm, units: MatrixUnits) {
         let plan = HalvesPlan::best(&gemm.problem());
         let partial_words = plan.partial_words(&gemm.problem());
-        let factors = [gemm.a.view, gemm.b.view];
+        let factors = [gemm.a, gemm.b];
         self.make_room(factors, split_words, partial_words);
-        let factors = factors.map(|factor| Source::of_split(self.split(factor, plan.tile.low_shift)));
+        let factors = factors.map(|factor| Source::of_split(self.split(factor.view, plan.tile.low_shift)));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
         let dispatches = halves::record(gemm, factors, units, &plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
@@ -134,14 +134,13 @@ impl Recorder {
 
     /// Makes sure that taking what these factors and so many words still need drops none of the factors:
     /// where it would, the room is used from its start.
-    fn make_room(&mut self, sources: [View; 2], words_of: fn(usize) -> usize, partial_words: usize) {
+    fn make_room(&mut self, [a, b]: [Matrix; 2], words_of: fn(usize) -> usize, partial_words: usize) {
         loop {
-            let missing = sources
-                .iter()
-                .enumerate()
-                .filter(|(i, source)| self.place(source).is_none() && (*i == 0 || sources[0] != **source));
-            let words = missing.map(|(_, source)| align_words(words_of(source.words))).sum::<usize>()
-                + align_words(partial_words);
+            let missing = |factor: &Matrix| !factor.packed && self.place(&factor.view).is_none();
+            let again = !a.packed && a.view == b.view;
+            let sources = [missing(&a).then_some(a.view), (missing(&b) && !again).then_some(b.view)];
+            let packed = sources.into_iter().flatten().map(|source| align_words(words_of(source.words)));
+            let words = packed.sum::<usize>() + align_words(partial_words);
             let room = self.room.as_mut().expect("a recorder that lends room");
             room.prepare(words);
             let lent = View { buffer: room.buffer, offset: room.next, words: words.max(1) };
@@ -169,10 +168,13 @@ impl Recorder {
     }
 
     /// The same factor, packed; by a dispatch of its own unless it is already.
-    fn packed(&mut self, factor: Matrix) -> Matrix {
+    fn packed(&mut self, factor: Matrix, units: MatrixUnits) -> Matrix {
+        if factor.packed {
+            return factor;
+        }
         let view = self.place(&factor.view).unwrap_or_else(|| {
             let view = self.take(packed_words(factor.view.words));
-            pack(self, factor.view, view);
+            pack(self, units.factor, factor.gradient, factor.view, view);
             self.packed.push((factor.view, view));
             view
         });

@@ -31,11 +31,12 @@ impl InferenceProgram {
         let inputs = Inputs::allocate(p, "inference", model.positions());
         let losses = p.add_buffer("losses", model.positions(), Group::Results, Residence::Readback);
         let mut r = model.recorder(traits);
-        model.record_forward(&mut r, &inputs, Purpose::Inference);
+        model.record_hidden(&mut r, &inputs, Purpose::Inference);
+        model.record_logits(&mut r);
         let forward = r.finish(&mut program, "forward");
         let mut r = model.recorder(traits);
-        model.record_forward(&mut r, &inputs, Purpose::Inference);
-        model.record_loss(&mut r, &inputs, losses);
+        model.record_hidden(&mut r, &inputs, Purpose::Inference);
+        model.record_losses(&mut r, &inputs, losses, None);
         let evaluation = r.finish(&mut program, "evaluation");
         InferenceProgram { program, model, inputs, losses, forward, evaluation }
     }
@@ -77,7 +78,7 @@ impl Inference {
     pub fn first_logits(&mut self) -> Result<Vec<f32>> {
         let config = &self.program.model.config;
         let words =
-            self.executor.read(self.program.model.logits.part(0, config.context * config.vocab_size))?;
+            self.executor.read(self.program.model.logits().part(0, config.context * config.vocab_size))?;
         Ok(bytemuck::cast_slice(&words).to_vec())
     }
 
@@ -93,7 +94,7 @@ impl Inference {
         let vocab_size = self.program.model.config.vocab_size;
         let start = (seen.len() - 1) * vocab_size;
         let before = start % VIEW_ALIGNMENT_WORDS;
-        let row = self.program.model.logits.part(start - before, before + vocab_size);
+        let row = self.program.model.logits().part(start - before, before + vocab_size);
         let words = self.executor.read(row)?;
         Ok(bytemuck::cast_slice(&words[before..]).to_vec())
     }

@@ -154,8 +154,8 @@ fn record_micro(
     let target = addend.unwrap_or(Addend { grads: sums.grads, loss: sums.loss });
 
     let mut r = model.recorder(traits);
-    model.record_forward(&mut r, &inputs, Purpose::Training);
-    model.record_loss_and_gradient(&mut r, &inputs, sums.losses, scale);
+    model.record_hidden(&mut r, &inputs, Purpose::Training);
+    model.record_losses(&mut r, &inputs, sums.losses, Some(scale));
     reduce::sum(&mut r, sums.losses, false, sums.scratch, target.loss);
     model.record_backward(&mut r, &inputs, &sorted, target.grads);
     if addend.is_some() {
@@ -201,7 +201,7 @@ fn record_evaluation(program: &mut Program, traits: Traits, model: &Gpt) -> Eval
     let losses =
         program.add_buffer("evaluation.losses", model.positions(), Group::Results, Residence::Readback);
     let mut r = model.recorder(traits);
-    model.record_forward(&mut r, &inputs, Purpose::Inference);
-    model.record_loss(&mut r, &inputs, losses);
+    model.record_hidden(&mut r, &inputs, Purpose::Inference);
+    model.record_losses(&mut r, &inputs, losses, None);
     Evaluation { recording: r.finish(program, "evaluation"), inputs, losses }
 }

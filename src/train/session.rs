@@ -180,9 +180,10 @@ impl Session {
         Ok(bytemuck::cast_slice(&words).to_vec())
     }
 
-    /// Logits [B*T, V] of the batch last given to [`Session::losses`].
+    /// Logits `[rows,V]` of the batch last given to [`Session::losses`]; of its last rows where there are so
+    /// many that they are worked on in parts.
     pub fn logits(&mut self) -> Result<Vec<f32>> {
-        let words = self.executor.read(self.train.model.logits)?;
+        let words = self.executor.read(self.train.model.logits())?;
         Ok(bytemuck::cast_slice(&words).to_vec())
     }
 

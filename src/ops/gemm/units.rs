@@ -5,10 +5,12 @@
 use super::blocks::{finish, in_blocks};
 use super::fast::rounds;
 use super::interface;
-use super::problem::{Causal, Problem};
+use super::problem::{Causal, Layout, Problem};
 use super::{Gemm, Matrix};
 use crate::kernels::Kernel;
 use crate::kernels::gemm_f16::{Bindings, Push, Specialization, dispatch};
+use crate::kernels::gemm_finish_packed;
+use crate::ops::grid::flat_groups;
 use crate::precision::Precision;
 use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, View};
 
@@ -27,14 +29,30 @@ pub struct UnitTile {
     pub step: usize,
     /// Shares of so many terms in shared memory: 1 or 2.
     pub shares: usize,
+    /// Shares on their way in registers: 1 or 2.
+    pub ahead: usize,
+    /// The result goes through shared memory even where it need not.
+    pub staged: bool,
     /// Rows of tiles that are worked on at a time.
     pub band: usize,
 }
 
 impl UnitTile {
+    const SHAPELESS: UnitTile = UnitTile {
+        rows: 0,
+        columns: 0,
+        part_rows: 0,
+        part_columns: 0,
+        step: 32,
+        shares: 1,
+        ahead: 1,
+        staged: false,
+        band: 8,
+    };
+
     /// A tile of these sizes, parted so.
     pub const fn new([rows, columns]: [usize; 2], [part_rows, part_columns]: [usize; 2]) -> UnitTile {
-        UnitTile { rows, columns, part_rows, part_columns, step: 32, shares: 1, band: 8 }
+        UnitTile { rows, columns, part_rows, part_columns, ..UnitTile::SHAPELESS }
     }
 
     fn subgroups(&self) -> usize {
@@ -46,6 +64,20 @@ impl UnitTile {
         const REGISTERS: usize = 1 << 16;
         let of_an_invocation = 70 + self.part_rows * self.part_columns / 24;
         (REGISTERS / (32 * self.subgroups() * of_an_invocation)).max(1)
+    }
+
+    /// Panics if the kernel cannot fill shared memory evenly: a program's fault, never a user's.
+    fn check(&self, problem: &Problem, units: MatrixUnits) {
+        let invocations = self.subgroups() * units.subgroup_size as usize;
+        let side = units.side as usize;
+        for (along, stored_along) in [(self.rows, problem.a.trans), (self.columns, !problem.b.trans)] {
+            let (lines, octs) = if stored_along { (self.step, along / 8) } else { (along, self.step / 8) };
+            let fold = (8 / octs).clamp(1, lines / side);
+            let even = invocations.is_multiple_of(octs * fold)
+                && (lines * octs).is_multiple_of(invocations)
+                && lines.is_multiple_of(fold * side);
+            assert!(even, "{self:?} with {units:?}");
+        }
     }
 
     fn workgroups(&self, problem: &Problem) -> [usize; 3] {
@@ -141,13 +173,14 @@ pub fn wanted(traits: &Traits) -> Option<MatrixUnits> {
     traits.matrix_units.filter(|_| wanted)
 }
 
-/// True if a product is faster with its factors packed beforehand, by a dispatch each.
-pub fn worth_packing(gemm: &Gemm, units: MatrixUnits) -> bool {
+/// True if a product is faster with its factors packed beforehand, by a dispatch for each that is not yet.
+pub fn worth_packing(gemm: &Gemm) -> bool {
     let single = gemm.batch_outer * gemm.batch_inner == 1 && gemm.causal == Causal::None;
     let in_eights =
         |factor: &Matrix| factor.layout.ld.is_multiple_of(8) && factor.layout.first.is_multiple_of(8);
-    let plain = !gemm.a.packed && !gemm.b.packed && in_eights(&gemm.a) && in_eights(&gemm.b);
-    units.factor == Factor::Bf16 && single && plain && gemm.problem().flops() >= MIN_PACKED_FLOPS
+    let both_packed = gemm.a.packed && gemm.b.packed;
+    let plain = !both_packed && in_eights(&gemm.a) && in_eights(&gemm.b);
+    single && plain && gemm.problem().flops() >= MIN_PACKED_FLOPS
 }
 
 /// A product; `partials` has room for [`UnitPlan::partial_words`] if there are any.
@@ -157,7 +190,12 @@ pub fn record(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan, partials: Option
     let blocks = plan.blocks(&gemm.problem());
     match partials {
         Some(partials) if blocks > 1 => {
-            vec![one(&in_blocks(gemm, blocks, partials), units, plan), finish(gemm, blocks, partials)]
+            let finish = if gemm.c.packed {
+                finish_packed(gemm, units, blocks, partials)
+            } else {
+                finish(gemm, blocks, partials)
+            };
+            vec![one(&in_blocks(gemm, blocks, partials), units, plan), finish]
         }
         _ => vec![one(gemm, units, plan)],
     }
@@ -168,10 +206,13 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
     let elements = |matrix: &Matrix| matrix.view.words * if matrix.packed { 2 } else { 1 };
     let bias_words = gemm.bias.map_or(0, |bias| bias.words);
     problem.check(elements(&gemm.a), elements(&gemm.b), elements(&gemm.c), bias_words);
-    assert!(!gemm.c.packed, "the result is not packed");
-    let (a_scale, b_scale) = (scale(&gemm.a, units), scale(&gemm.b, units));
+    if gemm.c.packed {
+        assert_whole_words(gemm);
+    }
+    let [a_scale, b_scale, out_scale] = [&gemm.a, &gemm.b, &gemm.c].map(|matrix| scale(matrix, units));
     let numbers = interface::push(&problem).to_bytes();
-    let scales = [a_scale, b_scale, 1.0 / (a_scale * b_scale)];
+    let scales = [a_scale, b_scale, 1.0 / (a_scale * b_scale), out_scale];
+    let held = gemm.c.packed && units.factor == Factor::F16;
     let scale_bytes = scales.iter().flat_map(|scale| scale.to_ne_bytes()).collect::<Vec<u8>>();
     let push = [&numbers[..], &word(plan.block_terms).to_ne_bytes(), &scale_bytes].concat();
     let [wide_a, wide_b, wide_c] = [&gemm.a, &gemm.b, &gemm.c].map(is_wide);
@@ -196,11 +237,15 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
         shares: word(tile.shares),
         a_packed: gemm.a.packed.into(),
         b_packed: gemm.b.packed.into(),
-        scaled: (scales != [1.0; 3]).into(),
+        scaled: (held || scales != [1.0; 4]).into(),
         side: units.side,
         invocations,
         local_size_x: invocations,
+        c_packed: gemm.c.packed.into(),
+        ahead: word(tile.ahead),
+        staged: tile.staged.into(),
     };
+    tile.check(&problem, units);
     let (a, b, c) = (gemm.a.view, gemm.b.view, gemm.c.view);
     // Something must be bound where there is no bias; it is not read.
     let bindings = Bindings { a, b, c, bias: gemm.bias.unwrap_or(b) };
@@ -214,10 +259,38 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
     Dispatch { kernel, ..recorded }
 }
 
-/// What a factor is multiplied by before it is rounded.
-fn scale(factor: &Matrix, units: MatrixUnits) -> f32 {
-    let scaled = units.factor == Factor::F16 && factor.gradient && !factor.packed;
+/// What the elements of a matrix are multiplied by before they are rounded.
+fn scale(matrix: &Matrix, units: MatrixUnits) -> f32 {
+    let scaled = units.factor == Factor::F16 && matrix.gradient;
     if scaled { GRADIENT_SCALE } else { 1.0 }
+}
+
+/// A packed result has no word that is half another's.
+fn assert_whole_words(gemm: &Gemm) {
+    let Layout { first, ld, outer, inner, .. } = gemm.c.layout;
+    let even = [gemm.n, first, ld, outer, inner].iter().all(|number| number.is_multiple_of(2));
+    assert!(even, "a packed result has rows of whole words: {gemm:?}");
+}
+
+/// Adds up the blocks `[blocks, m, n]` and finishes a product whose result is packed.
+fn finish_packed(gemm: &Gemm, units: MatrixUnits, blocks: usize, partials: View) -> Dispatch {
+    assert_whole_words(gemm);
+    let Gemm { m, n, c, bias, .. } = *gemm;
+    gemm_finish_packed::dispatch(
+        gemm_finish_packed::Push {
+            m: word(m),
+            n: word(n),
+            blocks: word(blocks),
+            use_bias: bias.is_some().into(),
+            ldc: word(c.layout.ld),
+            c_first: word(c.layout.first),
+            gradient: c.gradient.into(),
+        },
+        gemm_finish_packed::Specialization { f16: (units.factor == Factor::F16).into() },
+        // Something must be bound where there is no bias; it is not read.
+        gemm_finish_packed::Bindings { partials, bias: bias.unwrap_or(partials), output: c.view },
+        flat_groups(m * n / 2, 256),
+    )
 }
 
 /// True if every stored row starts where as many elements as are moved at a time begin.
@@ -239,7 +312,7 @@ mod tests {
     fn the_kernels_share_their_numbers() {
         assert_eq!(Kernel::GemmF16.push_members()[..18], *Kernel::Gemm.push_members());
         let others: Vec<_> = Kernel::GemmF16.push_members()[18..].iter().map(|member| member.name).collect();
-        assert_eq!(others, ["block_terms", "a_scale", "b_scale", "c_scale"]);
+        assert_eq!(others, ["block_terms", "a_scale", "b_scale", "c_scale", "out_scale"]);
         assert_eq!(Kernel::GemmBf16.push_members(), Kernel::GemmF16.push_members());
         assert_eq!(Kernel::GemmBf16.specialization(), Kernel::GemmF16.specialization());
         assert_eq!(Kernel::GemmBf16.bindings(), Kernel::GemmF16.bindings());

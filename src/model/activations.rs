@@ -1,0 +1,178 @@
+//! The buffers of a model's activations and of their gradients.
+
+use crate::config::ModelConfig;
+use crate::model::block::{self, BackwardScratch};
+use crate::model::gpt::Purpose;
+use crate::model::norm::{Norm, StreamGradient};
+use crate::model::{attention, head, mlp};
+use crate::ops::attention::FusedAttention;
+use crate::ops::column_sum::COLUMN_LANES;
+use crate::ops::gemm::units;
+use crate::ops::narrow;
+use crate::ops::softmax::AttentionShape;
+use crate::ops::tensor::Tensor;
+use crate::recording::{Group, Program, Residence, Traits, View};
+
+/// What the passes read and write beside inputs and parameters. B, T, N, C, V as in [`Gpt`](crate::model::gpt::Gpt).
+pub struct Activations {
+    /// `[N,C]`: the embedding before dropout, only with dropout.
+    pub embedded: Option<View>,
+    /// The residual stream before each block and after the last, `[N,C]` each.
+    pub streams: Vec<View>,
+    /// What each block keeps; one for all where nothing is kept.
+    pub blocks: Vec<block::Saved>,
+    /// The blocks' room.
+    pub scratch: block::Scratch,
+    /// `[N,C]`: the last LayerNorm's output.
+    pub normed: Tensor,
+    /// `[N,2]`: its statistics.
+    pub stats: View,
+    /// `[rows,V]` of as many positions as are worked on at a time.
+    pub logits: View,
+    /// `[N,V]`: softmax, which becomes the logits' gradient.
+    pub d_logits: Tensor,
+    /// Training only.
+    pub d_stream: Option<StreamGradient>,
+}
+
+/// Adds buffers of tensors to a program.
+struct Builder<'a> {
+    program: &'a mut Program,
+    group: Group,
+    /// What only products and attention read is kept in 16 bits.
+    narrow: bool,
+}
+
+impl Builder<'_> {
+    /// Floats in 32 bits, or other words.
+    fn add(&mut self, name: &str, words: usize) -> View {
+        self.program.add_buffer(name, words, self.group, Residence::Device)
+    }
+
+    /// Floats that are kept in 16 bits where the device allows.
+    fn factor(&mut self, name: &str, len: usize) -> Tensor {
+        self.tensor(name, len, self.narrow)
+    }
+
+    fn tensor(&mut self, name: &str, len: usize, narrow: bool) -> Tensor {
+        let view = self.add(name, Tensor::words(len, narrow));
+        if narrow { Tensor::narrow(view, len) } else { view.into() }
+    }
+}
+
+impl Activations {
+    /// Adds the buffers to a program.
+    pub fn allocate(
+        program: &mut Program,
+        config: &ModelConfig,
+        shape: AttentionShape,
+        purpose: Purpose,
+        dropout: bool,
+        traits: &Traits,
+    ) -> Activations {
+        let training = purpose == Purpose::Training;
+        let fused = FusedAttention::new(shape, None, traits).is_some();
+        let n = shape.batch * shape.context;
+        let (c, copies) = (config.d_model, if training { config.n_layer } else { 1 });
+        let narrow = keeps_narrow(config, fused, traits);
+        let mut kept = Builder { program, group: Group::Activations, narrow };
+        let streams = (0..if training { copies + 1 } else { 1 })
+            .map(|l| kept.add(&format!("stream.{l}"), n * c))
+            .collect();
+        let blocks = (0..copies).map(|l| saved(&mut kept, config, shape, l, fused)).collect();
+        let embedded = dropout.then(|| kept.add("embedded", n * c));
+        let normed = kept.factor("normed", n * c);
+        let stats = kept.add("stats", 2 * n);
+        let rows = if training { head::rows_at_a_time(n, config.vocab_size) } else { n };
+        let logits = kept.add("logits", rows * config.vocab_size);
+        let narrow_logits = narrow && head::can_be_narrow(config.vocab_size, traits);
+        let d_logits = kept.tensor("d_logits", n * config.vocab_size, narrow_logits);
+        let d_stream = training.then(|| StreamGradient {
+            full: kept.add("d_stream", n * c),
+            narrow: narrow.then(|| kept.factor("d_stream.narrow", n * c)),
+        });
+        let mut room = Builder { program, group: Group::Scratch, narrow };
+        let scratch = scratch(&mut room, config, shape, training, dropout, fused);
+        Activations { embedded, streams, blocks, scratch, normed, stats, logits, d_logits, d_stream }
+    }
+
+    /// The residual stream before block `l`; one buffer for all where nothing is kept.
+    pub fn stream(&self, l: usize) -> View {
+        self.streams[l % self.streams.len()]
+    }
+}
+
+/// True if what only products and attention read is kept in 16 bits, as they take it.
+fn keeps_narrow(config: &ModelConfig, fused_attention: bool, traits: &Traits) -> bool {
+    units::wanted(traits).is_some()
+        && fused_attention
+        && [config.d_model, config.d_ff, config.d_head()].into_iter().all(narrow::fits)
+}
+
+fn saved(
+    kept: &mut Builder,
+    config: &ModelConfig,
+    shape: AttentionShape,
+    layer: usize,
+    fused: bool,
+) -> block::Saved {
+    let n = shape.batch * shape.context;
+    let c = config.d_model;
+    let name = |name: &str| format!("h.{layer}.{name}");
+    block::Saved {
+        normed_1: kept.factor(&name("normed_1"), n * c),
+        stats_1: kept.add(&name("stats_1"), 2 * n),
+        attention: attention::Saved {
+            qkv: kept.factor(&name("qkv"), 3 * n * c),
+            probs: match fused {
+                true => kept.add(&name("lse"), shape.rows()),
+                false => kept.add(&name("probs"), shape.score_words()),
+            },
+            heads: kept.factor(&name("heads"), n * c),
+        },
+        middle: kept.add(&name("middle"), n * c),
+        normed_2: kept.factor(&name("normed_2"), n * c),
+        stats_2: kept.add(&name("stats_2"), 2 * n),
+        mlp: mlp::Saved {
+            pre: kept.factor(&name("pre"), n * config.d_ff),
+            act: kept.factor(&name("act"), n * config.d_ff),
+        },
+    }
+}
+
+fn scratch(
+    room: &mut Builder,
+    config: &ModelConfig,
+    shape: AttentionShape,
+    training: bool,
+    dropout: bool,
+    fused: bool,
+) -> block::Scratch {
+    let n = shape.batch * shape.context;
+    let c = config.d_model;
+    let attention = attention::Scratch {
+        scores: match fused {
+            true => training.then(|| room.add("delta", shape.rows())),
+            false => Some(room.add("scores", shape.score_words())),
+        },
+        dropped: (dropout && !fused)
+            .then(|| ["probs.dropped", "d_probs"].map(|name| room.add(name, shape.score_words()))),
+        d_heads: training.then(|| room.factor("d_heads", n * c)),
+        d_qkv: training.then(|| room.factor("d_qkv", 3 * n * c)),
+        partials: training.then(|| room.add("attention.partials", COLUMN_LANES * 3 * c)),
+    };
+    let backward = training.then(|| BackwardScratch {
+        d_normed: room.factor("d_normed", n * c),
+        norm_partials: room.add("norm.partials", Norm::scratch_words(c, room.narrow)),
+        mlp: mlp::Scratch {
+            d_wide: room.factor("d_wide", n * config.d_ff),
+            partials: room.add("mlp.partials", COLUMN_LANES * config.d_ff.max(c)),
+        },
+    });
+    block::Scratch {
+        branch: room.add("branch", n * c),
+        dropped: dropout.then(|| room.add("dropped", n * c)),
+        attention,
+        backward,
+    }
+}

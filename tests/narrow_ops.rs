@@ -1,0 +1,320 @@
+//! Operations on tensors kept in 16 bits, against the exact ones on the same numbers.
+
+mod common;
+
+use std::sync::Arc;
+
+use hlx::cpu::CpuExecutor;
+use hlx::exact::{fill_normal, random_u32};
+use hlx::ops::column_sum::{self, COLUMN_LANES};
+use hlx::ops::layernorm::LayerNorm;
+use hlx::ops::narrow::{self, NormGradients};
+use hlx::ops::pack::packed_words;
+use hlx::ops::tensor::Tensor;
+use hlx::ops::{Recorder, cross_entropy, gelu};
+use hlx::precision::Precision;
+use hlx::recording::{Executor, Factor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View};
+use hlx::vulkan::{Device, VulkanExecutor};
+
+/// Stands in outputs beforehand: a NaN in every format.
+const UNWRITTEN: u32 = 0x7fff_7fff;
+
+/// What gradients are multiplied by in f16: see `units::GRADIENT_SCALE`.
+const GRADIENT_SCALE: f32 = 16384.0;
+
+const FACTORS: [Factor; 2] = [Factor::Bf16, Factor::F16];
+
+/// A number as 16 bits hold it, its last digits cut off; zero below the least normal number.
+fn narrowed(x: f32, factor: Factor) -> u32 {
+    let bits = x.to_bits();
+    match factor {
+        Factor::Bf16 => bits >> 16,
+        Factor::F16 => {
+            let exponent = (bits >> 23 & 0xff) as i32 - 112;
+            assert!(exponent < 31, "{x} is past f16's range");
+            let sign = bits >> 16 & 0x8000;
+            if exponent < 1 { sign } else { sign | (exponent as u32) << 10 | bits >> 13 & 0x3ff }
+        }
+    }
+}
+
+fn widened(half: u32, factor: Factor) -> f32 {
+    match factor {
+        Factor::Bf16 => f32::from_bits(half << 16),
+        Factor::F16 => {
+            let (exponent, rest) = ((half >> 10 & 31) as i32, f64::from(half & 0x3ff));
+            let size = match exponent {
+                0 => rest * 2f64.powi(-24),
+                31 => return f32::NAN,
+                _ => (1024.0 + rest) * 2f64.powi(exponent - 25),
+            };
+            (if half & 0x8000 != 0 { -size } else { size }) as f32
+        }
+    }
+}
+
+fn halves(words: &[u32]) -> impl Iterator<Item = u32> {
+    words.iter().flat_map(|word| [word & 0xffff, word >> 16])
+}
+
+/// A tensor's numbers after a run.
+fn numbers(words: &[u32], tensor: Tensor, factor: Factor, gradient: bool) -> Vec<f64> {
+    if !tensor.narrow {
+        return words.iter().map(|&word| f64::from(f32::from_bits(word))).collect();
+    }
+    let scale = if gradient && factor == Factor::F16 { GRADIENT_SCALE } else { 1.0 };
+    halves(words).map(|half| f64::from(widened(half, factor) / scale)).collect()
+}
+
+/// The same recording twice: of tensors in 16 bits on a device, and of the same numbers in 32 on the CPU.
+struct Case {
+    program: Program,
+    words: Vec<(View, Vec<u32>)>,
+    /// Tensors are kept in 16 bits.
+    narrow: Option<Factor>,
+    outputs: Vec<(&'static str, Tensor, bool)>,
+}
+
+impl Case {
+    fn new(narrow: Option<Factor>) -> Case {
+        Case { program: Program::default(), words: Vec::new(), narrow, outputs: Vec::new() }
+    }
+
+    fn add(&mut self, words: Vec<u32>) -> View {
+        let name = format!("buffer {}", self.words.len());
+        let view = self.program.add_buffer(&name, words.len(), Group::Scratch, Residence::Device);
+        self.words.push((view, words));
+        view
+    }
+
+    /// Normal numbers in 32 bits.
+    fn full(&mut self, len: usize, std_dev: f64) -> View {
+        let values = normal(len, std_dev, self.words.len());
+        self.add(values.into_iter().map(f32::to_bits).collect())
+    }
+
+    fn scratch(&mut self, words: usize) -> View {
+        self.add(vec![UNWRITTEN; words])
+    }
+
+    /// Normal numbers that 16 bits of this format hold, in 16 bits or in 32.
+    fn factor(&mut self, factor: Factor, len: usize, std_dev: f64, gradient: bool) -> Tensor {
+        let scale = if gradient && factor == Factor::F16 { GRADIENT_SCALE } else { 1.0 };
+        let values = normal(len, std_dev, self.words.len());
+        let held: Vec<u32> = values.iter().map(|x| narrowed(x * scale, factor)).collect();
+        if self.narrow.is_some() {
+            let words = held.chunks(2).map(|two| two[0] | two.get(1).unwrap_or(&0) << 16).collect();
+            Tensor::narrow(self.add(words), len)
+        } else {
+            self.add(held.into_iter().map(|half| (widened(half, factor) / scale).to_bits()).collect()).into()
+        }
+    }
+
+    fn output(&mut self, what: &'static str, len: usize) -> View {
+        let view = self.scratch(len);
+        self.outputs.push((what, view.into(), false));
+        view
+    }
+
+    fn factor_output(&mut self, what: &'static str, len: usize, gradient: bool) -> Tensor {
+        let tensor = match self.narrow {
+            Some(_) => Tensor::narrow(self.scratch(packed_words(len)), len),
+            None => self.scratch(len).into(),
+        };
+        self.outputs.push((what, tensor, gradient));
+        tensor
+    }
+
+    fn run(&self, executor: &mut dyn Executor) -> Vec<Vec<u32>> {
+        for (view, words) in &self.words {
+            executor.write(*view, words).unwrap();
+        }
+        executor.submit(RecordingId(0), &[]).unwrap();
+        self.outputs.iter().map(|(_, tensor, _)| executor.read(tensor.view).unwrap()).collect()
+    }
+}
+
+fn normal(len: usize, std_dev: f64, stream: usize) -> Vec<f32> {
+    let mut values = vec![0.0f32; len];
+    fill_normal(&mut values, std_dev, 3, stream as u32, 0);
+    values
+}
+
+/// The most that rounding may change a number: half a unit in the last place, of a subnormal number as much as
+/// of the least normal one.
+fn rounding(factor: Factor, gradient: bool, x: f64) -> f64 {
+    match factor {
+        Factor::Bf16 => x.abs() * 2f64.powi(-8),
+        Factor::F16 => {
+            let scale = if gradient { f64::from(GRADIENT_SCALE) } else { 1.0 };
+            (x.abs() * 2f64.powi(-11)).max(2f64.powi(-25) / scale)
+        }
+    }
+}
+
+/// Panics if a tensor is further from the exact one than its arithmetic, and rounding to 16 bits, allow.
+fn check(what: &str, wanted: &[f64], got: &[f64], rounding: impl Fn(f64) -> f64) {
+    let size = (wanted.iter().map(|x| x * x).sum::<f64>() / wanted.len() as f64).sqrt();
+    for (at, (x, y)) in got.iter().zip(wanted).enumerate() {
+        let (error, allowed) = ((x - y).abs(), rounding(*y) + 2e-6 * size.max(y.abs()));
+        assert!(error <= allowed, "{what}[{at}] is {x:e}, of {y:e}: {error:e} away, {allowed:e} allowed");
+    }
+}
+
+/// Compares what `record` gives in both ways.
+fn compare(device: &Arc<Device>, what: &str, factor: Factor, record: impl Fn(&mut Case, &mut Recorder)) {
+    let units = MatrixUnits {
+        factor,
+        side: 16,
+        subgroup_size: device.info().subgroup_size,
+        in_registers: false,
+        workgroup_scope: false,
+    };
+    let fast = Traits {
+        precision: Precision::Mixed,
+        fast_shared_memory: true,
+        matrix_units: Some(units),
+        ..device.traits()
+    };
+    let build = |narrow, traits| {
+        let mut case = Case::new(narrow);
+        let mut recorder = Recorder::new(traits, None);
+        record(&mut case, &mut recorder);
+        case.program.add_recording("case", recorder.dispatches);
+        case
+    };
+    let (exact, narrow) = (build(None, CpuExecutor::TRAITS), build(Some(factor), fast));
+    let wanted = exact.run(&mut CpuExecutor::load(exact.program.clone()).unwrap());
+    let run = || narrow.run(&mut VulkanExecutor::load(device, narrow.program.clone()).unwrap());
+    let got = run();
+    for (i, (name, tensor, gradient)) in narrow.outputs.iter().enumerate() {
+        let wanted = numbers(&wanted[i], exact.outputs[i].1, factor, false);
+        let got = numbers(&got[i], *tensor, factor, *gradient);
+        let rounds = |x| if tensor.narrow { rounding(factor, *gradient, x) } else { 0.0 };
+        check(&format!("{what} {factor:?}: {name}"), &wanted, &got, rounds);
+    }
+    assert_eq!(run(), got, "{what} {factor:?}: the same bits in every run");
+}
+
+#[test]
+fn gelu_in_16_bits_is_the_exact_one_within_rounding() {
+    let device = common::open();
+    for (factor, len) in FACTORS.into_iter().flat_map(|factor| [8, 4104].map(|len| (factor, len))) {
+        compare(&device, "gelu", factor, |case, r| {
+            let input = case.factor(factor, len, 3.0, false);
+            let output = case.factor_output("output", len, false);
+            gelu::forward(r, input, output);
+            let gradient = case.factor(factor, len, 1e-5, true);
+            case.outputs.push(("gradient", gradient, true));
+            gelu::backward(r, input, gradient);
+        });
+    }
+    common::assert_silent(&device);
+}
+
+#[test]
+fn columns_of_16_bit_gradients_sum_to_the_exact_sums_within_rounding() {
+    let device = common::open();
+    for (factor, rows, columns) in FACTORS.into_iter().flat_map(|f| [(f, 1, 2), (f, 70, 64), (f, 3000, 24)]) {
+        compare(&device, "column sum", factor, |case, r| {
+            let input = case.factor(factor, rows * columns, 1e-5, true);
+            let partials = case.scratch(COLUMN_LANES * columns);
+            let output = case.output("sums", columns);
+            column_sum::column_sum(r, input, output, partials);
+        });
+    }
+    common::assert_silent(&device);
+}
+
+fn norms() -> impl Iterator<Item = (Factor, usize, usize)> {
+    let shapes = [(1, 8), (3, 200), (300, 128), (41, 264)];
+    FACTORS.into_iter().flat_map(move |factor| shapes.map(|(rows, d_model)| (factor, rows, d_model)))
+}
+
+#[test]
+fn a_norm_into_16_bits_is_the_exact_one_within_rounding() {
+    let device = common::open();
+    for (factor, rows, d_model) in norms() {
+        for with_branch in [false, true] {
+            compare(&device, &format!("norm of {rows} x {d_model}"), factor, |case, r| {
+                let stream = case.full(rows * d_model, 2.0);
+                let (gamma, beta) = (case.full(d_model, 1.0), case.full(d_model, 1.0));
+                let stats = case.output("stats", 2 * rows);
+                let norm = LayerNorm { d_model, eps: 1e-5, gamma, beta, stats };
+                let output = case.factor_output("output", rows * d_model, false);
+                let added = with_branch.then(|| {
+                    let branch = case.full(rows * d_model, 1.0);
+                    (branch, case.output("sum", rows * d_model))
+                });
+                if output.narrow {
+                    return narrow::layernorm_forward(r, &norm, stream, added, output);
+                }
+                if let Some((branch, sum)) = added {
+                    hlx::ops::residual::add(r, stream, branch, sum);
+                }
+                norm.forward(r, added.map_or(stream, |(_, sum)| sum), output.full());
+            });
+        }
+    }
+    common::assert_silent(&device);
+}
+
+#[test]
+fn a_norms_gradient_from_16_bits_is_the_exact_one_within_rounding() {
+    let device = common::open();
+    for (factor, rows, d_model) in norms() {
+        for (add_residual, with_bias) in [(false, true), (true, false), (true, true)] {
+            compare(&device, &format!("norm's gradient of {rows} x {d_model}"), factor, |case, r| {
+                let len = rows * d_model;
+                let (input, gamma) = (case.full(len, 2.0), case.full(d_model, 1.0));
+                let stats =
+                    (0..rows).flat_map(|row| [0.1 * (row % 7) as f32, 0.5].map(f32::to_bits)).collect();
+                let (stats, beta) = (case.add(stats), case.full(d_model, 1.0));
+                let norm = LayerNorm { d_model, eps: 1e-5, gamma, beta, stats };
+                let d_output = case.factor(factor, len, 1e-5, true);
+                let d_input = case.full(len, 1e-5);
+                case.outputs.push(("d_input", d_input.into(), false));
+                let d_gamma = case.output("d_gamma", d_model);
+                let d_beta = case.output("d_beta", d_model);
+                let column_sum = with_bias.then(|| case.output("column sum", d_model));
+                if d_output.narrow {
+                    let narrow = case.factor_output("d_input in 16 bits", len, true);
+                    let gradients =
+                        NormGradients { d_input, add_residual, narrow, d_gamma, d_beta, column_sum };
+                    let scratch = case.scratch(narrow::norm_scratch_words(d_model));
+                    return narrow::layernorm_backward(r, &norm, input, d_output, &gradients, scratch);
+                }
+                let partials = case.scratch(LayerNorm::scratch_words(d_model));
+                let d_output = d_output.full();
+                norm.backward(r, input, d_output, d_input, add_residual, d_gamma, d_beta, partials);
+                if let Some(sum) = column_sum {
+                    let partials = case.scratch(COLUMN_LANES * d_model);
+                    column_sum::column_sum(r, d_input.into(), sum, partials);
+                }
+                case.outputs.push(("d_input", d_input.into(), false));
+            });
+        }
+    }
+    common::assert_silent(&device);
+}
+
+#[test]
+fn the_logits_gradient_in_16_bits_is_the_exact_one_within_rounding() {
+    let device = common::open();
+    for (factor, rows, vocab_size) in FACTORS.into_iter().flat_map(|f| [(f, 1, 1024), (f, 5, 5008)]) {
+        compare(&device, "cross-entropy", factor, |case, r| {
+            let logits = case.full(rows * vocab_size, 3.0);
+            let target = |row: usize| random_u32(1, 2, 0, row as u32) % vocab_size as u32;
+            let targets = case.add((0..rows).map(target).collect());
+            let losses = case.output("losses", rows);
+            let gradient = case.factor_output("gradient", rows * vocab_size, true);
+            let scale = 0.37 / rows as f32;
+            if gradient.narrow {
+                return cross_entropy::fused(r, logits, targets, losses, gradient, scale);
+            }
+            cross_entropy::forward(r, logits, targets, losses, gradient.full());
+            cross_entropy::backward(r, targets, gradient.full(), scale);
+        });
+    }
+    common::assert_silent(&device);
+}
