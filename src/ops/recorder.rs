@@ -80,7 +80,7 @@ impl Recorder {
             && self.room.is_some()
             && halves::is_faster(gemm)
         {
-            return self.multiply_split(gemm, units);
+            return self.multiply_split(gemm, units, &HalvesPlan::best(&gemm.problem()));
         }
         let split = if self.room.is_some() { Split::new(gemm, &self.traits) } else { None };
         let Some(split) = split else {
@@ -121,14 +121,14 @@ impl Recorder {
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
     }
 
-    fn multiply_split(&mut self, gemm: &Gemm, units: MatrixUnits) {
-        let plan = HalvesPlan::best(&gemm.problem());
+    /// Adds a matrix product of factors that are split first, unless they lie split in the room.
+    pub(super) fn multiply_split(&mut self, gemm: &Gemm, units: MatrixUnits, plan: &HalvesPlan) {
         let partial_words = plan.partial_words(&gemm.problem());
         let factors = [gemm.a, gemm.b];
         self.make_room(factors, split_words, partial_words);
         let factors = factors.map(|factor| Source::of_split(self.split(factor.view, plan.tile.low_shift)));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
-        let dispatches = halves::record(gemm, factors, units, &plan, partials);
+        let dispatches = halves::record(gemm, factors, units, plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
     }
 
