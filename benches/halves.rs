@@ -156,9 +156,10 @@ impl Loaded {
             }
             record(&mut program, format!("splitting, low parts * 2^{low_shift}"), recorder.dispatches);
         }
-        let best = HalvesPlan::best(&gemm.problem());
-        let plans = product.tiles().into_iter().map(|tile| HalvesPlan { tile, block_terms: k });
-        for plan in [best].into_iter().chain(plans) {
+        let best = HalvesPlan::best(&gemm.problem(), &traits);
+        let fits = |tile: &HalvesTile| tile.shared_bytes() <= traits.shared_memory_bytes;
+        let tiles = product.tiles().into_iter().filter(fits);
+        for plan in best.into_iter().chain(tiles.map(|tile| HalvesPlan { tile, block_terms: k })) {
             let words = plan.partial_words(&gemm.problem());
             let partials = (words > 0).then(|| partials.part(0, words));
             let factors = if plan.tile.low_shift == 0 { plain } else { shifted };
@@ -186,6 +187,9 @@ impl Loaded {
 
     fn time(&mut self, runs: usize) {
         for candidate in &mut self.candidates {
+            if candidate.seconds == f64::INFINITY {
+                eprintln!("{:?} {}: {}", self.product.sizes, self.product.layout, candidate.name);
+            }
             let timing = self.executor.time(candidate.recording, runs).expect("a clock");
             candidate.seconds = candidate.seconds.min(timing.median_ms() / 1e3);
         }

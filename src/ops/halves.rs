@@ -23,6 +23,20 @@ pub const fn split_words(elements: usize) -> usize {
     NUMBERS + elements.next_multiple_of(8)
 }
 
+/// Words of room that products of a tensor of so many elements need: longer ones are not split beforehand, which
+/// would take as much memory again, but on the way, and only their largest magnitude is found.
+pub const fn room_words(elements: usize) -> usize {
+    split_words(if is_split(elements) { elements } else { 1 })
+}
+
+/// True if so many elements are split beforehand.
+pub const fn is_split(elements: usize) -> bool {
+    elements <= MAX_SPLIT
+}
+
+/// Elements of the longest tensor that is.
+const MAX_SPLIT: usize = 1 << 28;
+
 /// The word that holds the largest magnitude of a split tensor.
 pub fn largest(split: View) -> View {
     split.part(0, 1)

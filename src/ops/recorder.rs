@@ -3,7 +3,7 @@
 use crate::ops::gemm::halves::{self, HalvesPlan, Source};
 use crate::ops::gemm::units::{self, UnitPlan};
 use crate::ops::gemm::{Gemm, Matrix, Split};
-use crate::ops::halves::{split, split_words};
+use crate::ops::halves::{find_largest, is_split, largest, room_words, split};
 use crate::ops::pack::{pack, packed_words};
 use crate::recording::{BufferId, Dispatch, MatrixUnits, Program, RecordingId, Traits, View, align_words};
 
@@ -78,9 +78,9 @@ impl Recorder {
         }
         if let Some(units) = halves::wanted(&self.traits)
             && self.room.is_some()
-            && halves::is_faster(gemm)
+            && let Some(plan) = halves::faster(gemm, &self.traits)
         {
-            return self.multiply_split(gemm, units, &HalvesPlan::best(&gemm.problem()));
+            return self.multiply_split(gemm, units, &plan);
         }
         let split = if self.room.is_some() { Split::new(gemm, &self.traits) } else { None };
         let Some(split) = split else {
@@ -125,8 +125,8 @@ impl Recorder {
     pub(super) fn multiply_split(&mut self, gemm: &Gemm, units: MatrixUnits, plan: &HalvesPlan) {
         let partial_words = plan.partial_words(&gemm.problem());
         let factors = [gemm.a, gemm.b];
-        self.make_room(factors, split_words, partial_words);
-        let factors = factors.map(|factor| Source::of_split(self.split(factor.view, plan.tile.low_shift)));
+        self.make_room(factors, room_words, partial_words);
+        let factors = factors.map(|factor| self.split(factor.view, plan.tile.low_shift));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
         let dispatches = halves::record(gemm, factors, units, plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
@@ -157,14 +157,23 @@ impl Recorder {
         self.packed.iter().find(|(from, _)| from == source).map(|(_, packed)| *packed)
     }
 
-    /// What lies in a view, split; by dispatches of its own unless it is already.
-    fn split(&mut self, source: View, low_shift: u32) -> View {
-        self.place(&source).unwrap_or_else(|| {
-            let view = self.take(split_words(source.words));
-            split(self, source, view, low_shift);
+    /// What lies in a view, split, or what must be known of it to split it on the way; by dispatches of its own
+    /// unless that was done already.
+    fn split(&mut self, source: View, low_shift: u32) -> Source {
+        let is_split = is_split(source.words);
+        let view = self.place(&source).unwrap_or_else(|| {
+            let view = self.take(room_words(source.words));
+            match is_split {
+                true => split(self, source, view, low_shift),
+                false => find_largest(self, source, view),
+            }
             self.packed.push((source, view));
             view
-        })
+        });
+        if is_split {
+            return Source::of_split(view);
+        }
+        Source { numbers: source, largest: largest(view), is_split }
     }
 
     /// The same factor, packed; by a dispatch of its own unless it is already.

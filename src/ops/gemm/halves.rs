@@ -115,21 +115,18 @@ const BLOCK_UNIT: usize = 64;
 const MAX_BLOCKS: usize = 32;
 const MAX_PARTIAL_WORDS: usize = 1 << 23;
 
-/// Factors of more words are not split: it would take as much memory again.
-const MAX_SPLIT_WORDS: usize = 1 << 28;
-
 impl HalvesPlan {
-    /// The plan that takes the least time by a rough estimate.
-    pub fn best(problem: &Problem) -> HalvesPlan {
+    /// The plan that takes the least time by a rough estimate; `None` if no tile fits the device's shared memory.
+    pub fn best(problem: &Problem, traits: &Traits) -> Option<HalvesPlan> {
         let fitting = (MAX_PARTIAL_WORDS / (problem.m * problem.n)).clamp(1, MAX_BLOCKS);
         let single = problem.batches == 1 && problem.causal == Causal::None;
         let most = if single { fitting } else { 1 };
         let block_terms = |blocks: usize| problem.k.div_ceil(blocks).next_multiple_of(BLOCK_UNIT);
-        let plans = TILES.iter().flat_map(|&tile| {
+        let tiles = TILES.iter().filter(|tile| tile.shared_bytes() <= traits.shared_memory_bytes);
+        let plans = tiles.flat_map(|&tile| {
             (1..=most).map(move |blocks| HalvesPlan { tile, block_terms: block_terms(blocks) })
         });
-        let least = plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
-        least.expect("there is always a plan of one block")
+        plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)))
     }
 
     /// Blocks of terms.
@@ -183,18 +180,17 @@ pub fn is_possible(gemm: &Gemm) -> bool {
     in_eights(&gemm.a, problem.stored_a()) && in_eights(&gemm.b, problem.stored_b()) && !gemm.c.packed
 }
 
-/// True if a product is faster with its factors split, and possible.
-pub fn is_faster(gemm: &Gemm) -> bool {
+/// How a product is computed if that is possible and faster with its factors split.
+pub fn faster(gemm: &Gemm, traits: &Traits) -> Option<HalvesPlan> {
     let problem = gemm.problem();
-    let words = [gemm.a.view.words, gemm.b.view.words];
     let single = problem.batches == 1 && problem.causal == Causal::None;
-    let fits = words.iter().all(|&words| words <= MAX_SPLIT_WORDS);
-    let plain = || Plan::best(&problem, MAX_PARTIAL_WORDS / (problem.m * problem.n)).estimate(&problem);
-    let split = || {
-        let splitting: f64 = words.into_iter().map(splitting_cycles).sum();
-        HalvesPlan::best(&problem).cycles(&problem) + splitting
-    };
-    single && fits && is_possible(gemm) && split() < plain()
+    if !single || !is_possible(gemm) {
+        return None;
+    }
+    let plan = HalvesPlan::best(&problem, traits)?;
+    let splitting: f64 = [gemm.a.view.words, gemm.b.view.words].into_iter().map(splitting_cycles).sum();
+    let plain = Plan::best(&problem, MAX_PARTIAL_WORDS / (problem.m * problem.n)).estimate(&problem);
+    (plan.cycles(&problem) + splitting < plain).then_some(plan)
 }
 
 /// A factor as the kernel reads it.
@@ -252,6 +248,11 @@ fn one(gemm: &Gemm, [a, b]: [Source; 2], units: MatrixUnits, plan: &HalvesPlan) 
         && problem.k.is_multiple_of(tile.step)
         && wide_c;
     let invocations = word(tile.subgroups()) * units.subgroup_size;
+    for (side, source) in [(tile.rows, &a), (tile.columns, &b)] {
+        // Invocations fetch as many fours of words each, and of floats eights.
+        let fetched = if source.is_split { 4 } else { 8 } * invocations as usize;
+        assert!((side * tile.step).is_multiple_of(fetched), "{tile:?} by {invocations} invocations");
+    }
     let specialization = Specialization {
         trans_a: problem.a.trans.into(),
         trans_b: problem.b.trans.into(),
