@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hlx::exact::fill_normal;
 use hlx::ops::Recorder;
 use hlx::ops::gemm::halves::{self, HalvesPlan, HalvesTile, Source, TILES};
-use hlx::ops::gemm::{Gemm, Matrix, Pass};
+use hlx::ops::gemm::{Causal, Gemm, Matrix, Pass};
 use hlx::ops::halves::{split, split_words};
 use hlx::precision::Precision;
 use hlx::recording::{Dispatch, Executor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View};
@@ -21,6 +21,9 @@ struct Product {
     layout: &'static str,
     /// How many of the tiles are tried.
     tiles: Tiles,
+    /// Products side by side, and their triangles.
+    batches: usize,
+    causal: Causal,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -34,10 +37,15 @@ enum Tiles {
 }
 
 const fn product(sizes: [usize; 3], layout: &'static str, tiles: Tiles) -> Product {
-    Product { sizes, layout, tiles }
+    Product { sizes, layout, tiles, batches: 1, causal: Causal::None }
 }
 
-const PRODUCTS: [Product; 10] = [
+/// As attention of `gpt2` has them, a quarter of them.
+const fn heads(sizes: [usize; 3], layout: &'static str, causal: Causal) -> Product {
+    Product { batches: 48, causal, ..product(sizes, layout, Tiles::Taken) }
+}
+
+const PRODUCTS: [Product; 13] = [
     product([4096, 4096, 4096], "NN", Tiles::Chunks),
     product([4096, 4096, 4096], "NT", Tiles::Many),
     product([4096, 4096, 4096], "TN", Tiles::Many),
@@ -47,6 +55,9 @@ const PRODUCTS: [Product; 10] = [
     product([384, 16384, 1536], "TN", Tiles::Taken),
     product([16384, 128, 512], "NN", Tiles::Taken),
     product([128, 16384, 512], "TN", Tiles::Taken),
+    heads([1024, 64, 1024], "NT", Causal::LowerOutput),
+    heads([1024, 1024, 64], "NN", Causal::LowerA),
+    heads([1024, 1024, 64], "TN", Causal::UpperA),
     product([8192, 8192, 8192], "NN", Tiles::Taken),
 ];
 
@@ -96,7 +107,7 @@ impl Product {
     }
 
     fn flops(&self) -> f64 {
-        2.0 * self.sizes.iter().product::<usize>() as f64
+        2.0 * (self.sizes.iter().product::<usize>() * self.batches) as f64
     }
 }
 
@@ -123,17 +134,23 @@ impl Loaded {
         let [trans_a, trans_b] = [0, 1].map(|i| product.layout.as_bytes()[i] == b'T');
         let mut program = Program::default();
         let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
-        let factors = [add("a", m * k), add("b", k * n)];
-        let shifted = [add("a split", split_words(m * k)), add("b split", split_words(k * n))];
-        let plain = [add("a plain", split_words(m * k)), add("b plain", split_words(k * n))];
-        let c = add("c", m * n);
+        let [a_words, b_words, c_words] = [m * k, k * n, m * n].map(|words| words * product.batches);
+        let factors = [add("a", a_words), add("b", b_words)];
+        let shifted = [add("a split", split_words(a_words)), add("b split", split_words(b_words))];
+        let plain = [add("a plain", split_words(a_words)), add("b plain", split_words(b_words))];
+        let c = add("c", c_words);
         let room = add("room", 1);
         let partials = add("partials", 1 << 23);
         let stored = |view, trans, rows, columns| {
             if trans { Matrix::new(view, rows).transposed() } else { Matrix::new(view, columns) }
         };
         let (a, b) = (stored(factors[0], trans_a, m, k), stored(factors[1], trans_b, k, n));
-        let gemm = Gemm::new(Pass::Backward, product.sizes, a, b, Matrix::new(c, n));
+        let (a, b, c_matrix) = (a.batched(m * k, 0), b.batched(k * n, 0), Matrix::new(c, n).batched(m * n, 0));
+        let gemm = Gemm {
+            batch_outer: product.batches,
+            causal: product.causal,
+            ..Gemm::new(Pass::Backward, product.sizes, a, b, c_matrix)
+        };
         let traits = Traits { precision: Precision::F32, fast_shared_memory: true, ..device.traits() };
         let mut candidates = Vec::new();
         let mut record = |program: &mut Program, name: String, dispatches: Vec<Dispatch>| {
@@ -251,8 +268,9 @@ impl Loaded {
 
     fn print(&mut self) {
         let [m, k, n] = self.product.sizes;
-        println!("{m} x {k} x {n} {}", self.product.layout);
-        let reference = self.reference();
+        println!("{m} x {k} x {n} {} x{}, {:?}", self.product.layout, self.product.batches, self.product.causal);
+        let alone = self.product.batches == 1;
+        let reference = if alone { self.reference() } else { Vec::new() };
         for i in 0..self.candidates.len() {
             let splitting = self.candidates[i].name.starts_with("splitting");
             let Candidate { name, seconds, .. } = &self.candidates[i];
@@ -263,7 +281,8 @@ impl Loaded {
                 continue;
             }
             let (name, tflops) = (name.clone(), self.product.flops() / seconds * 1e-12);
-            let error = self.error(i, &reference);
+            // Of many products only the time is of interest here.
+            let error = if alone { self.error(i, &reference) } else { f64::NAN };
             println!("  {us:8.1} us {tflops:6.1} TFLOP/s error {error:.1e} {name}");
         }
     }
