@@ -204,10 +204,15 @@ impl Loaded {
 
     fn time(&mut self, runs: usize) {
         for candidate in &mut self.candidates {
-            if candidate.seconds == f64::INFINITY {
-                eprintln!("{:?} {}: {}", self.product.sizes, self.product.layout, candidate.name);
+            // What is measured at first is told at once: should a kernel not end, its name is the last.
+            let first = candidate.seconds == f64::INFINITY;
+            if first {
+                eprint!("{:?} {} {}: ", self.product.sizes, self.product.layout, candidate.name);
             }
             let timing = self.executor.time(candidate.recording, runs).expect("a clock");
+            if first {
+                eprintln!("{:.3} ms", timing.median_ms());
+            }
             candidate.seconds = candidate.seconds.min(timing.median_ms() / 1e3);
         }
     }
@@ -324,7 +329,7 @@ fn main() {
         while !software && warming.elapsed() < WARM {
             loaded.time(1);
         }
-        loaded.candidates.iter_mut().for_each(|c| c.seconds = f64::INFINITY);
+        loaded.candidates.iter_mut().for_each(|c| c.seconds = f64::MAX);
         let rounds = if software { 1 } else { ROUNDS };
         (0..rounds).for_each(|_| loaded.time(runs));
         loaded.print();

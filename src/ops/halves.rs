@@ -18,24 +18,13 @@ const SPLIT_ELEMENTS: usize = 256 * 4 * 8;
 const PARTS: usize = VIEW_ALIGNMENT_WORDS;
 const NUMBERS: usize = PARTS + MAX_PARTS;
 
+/// Words that the largest magnitude alone takes.
+pub const LARGEST_WORDS: usize = NUMBERS + 8;
+
 /// Words of so many elements, split: the bits of the largest magnitude, then the numbers.
 pub const fn split_words(elements: usize) -> usize {
     NUMBERS + elements.next_multiple_of(8)
 }
-
-/// Words of room that products of a tensor of so many elements need: longer ones are not split beforehand, which
-/// would take as much memory again, but on the way, and only their largest magnitude is found.
-pub const fn room_words(elements: usize) -> usize {
-    split_words(if is_split(elements) { elements } else { 1 })
-}
-
-/// True if so many elements are split beforehand.
-pub const fn is_split(elements: usize) -> bool {
-    elements <= MAX_SPLIT
-}
-
-/// Elements of the longest tensor that is.
-const MAX_SPLIT: usize = 1 << 28;
 
 /// The word that holds the largest magnitude of a split tensor.
 pub fn largest(split: View) -> View {
@@ -60,7 +49,7 @@ pub fn split(r: &mut Recorder, input: View, output: View, low_shift: u32) {
     ));
 }
 
-/// The largest magnitude alone: output `[split_words(1)]` from input `[n]`, by two dispatches.
+/// The largest magnitude alone: output `[LARGEST_WORDS]` from input `[n]`, by two dispatches.
 pub fn find_largest(r: &mut Recorder, input: View, output: View) {
     let parts = parts(r, input, output);
     // Of no elements the largest magnitude alone is left.

@@ -115,6 +115,12 @@ const BLOCK_UNIT: usize = 64;
 const MAX_BLOCKS: usize = 32;
 const MAX_PARTIAL_WORDS: usize = 1 << 23;
 
+/// Factors of more words are not split beforehand, as it would take as much memory again (1 GiB); shorter ones
+/// are where so many tiles or more read the same elements, and very short ones always.
+const MAX_SPLIT_WORDS: usize = 1 << 28;
+const SPLIT_READERS: usize = 2;
+const MIN_UNSPLIT_WORDS: usize = 1 << 12;
+
 impl HalvesPlan {
     /// The plan that takes the least time by a rough estimate; `None` if no tile fits the device's shared memory.
     pub fn best(problem: &Problem, traits: &Traits) -> Option<HalvesPlan> {
@@ -140,6 +146,17 @@ impl HalvesPlan {
             1 => 0,
             blocks => blocks * problem.m * problem.n,
         }
+    }
+
+    /// Which of the factors are split beforehand: those that several tiles read, and no longer than
+    /// [`MAX_SPLIT_WORDS`]. The others are split on the way.
+    pub fn splits(&self, gemm: &Gemm) -> [bool; 2] {
+        let HalvesTile { rows, columns, .. } = self.tile;
+        let readers = [gemm.n.div_ceil(columns), gemm.m.div_ceil(rows)];
+        let is_split = |words: usize, readers: usize| {
+            words <= MIN_UNSPLIT_WORDS || (readers >= SPLIT_READERS && words <= MAX_SPLIT_WORDS)
+        };
+        [is_split(gemm.a.view.words, readers[0]), is_split(gemm.b.view.words, readers[1])]
     }
 
     /// Cycles of the product without splitting its factors.
