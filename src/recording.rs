@@ -221,6 +221,8 @@ pub struct Traits {
     pub shared_memory_bytes: usize,
     /// The device's matrix units, if hlx has kernels for them.
     pub matrix_units: Option<MatrixUnits>,
+    /// Those that take [`Factor::F16`], which may be the same.
+    pub half_units: Option<MatrixUnits>,
 }
 
 impl Traits {
@@ -231,6 +233,7 @@ impl Traits {
         max_view_words: usize::MAX,
         shared_memory_bytes: usize::MAX,
         matrix_units: None,
+        half_units: None,
     };
 
     /// True if kernels outside the exact contract are to be taken. Where shared memory is slow, none is

@@ -27,6 +27,13 @@ pub struct Stream {
     pub sum: View,
 }
 
+impl Stream {
+    /// Nothing is to be added.
+    pub fn of(stream: View) -> Stream {
+        Stream { before: stream, branch: None, sum: stream }
+    }
+}
+
 /// The gradient of the residual stream, `[N,C]`.
 #[derive(Clone, Copy)]
 pub struct StreamGradient {

@@ -14,6 +14,9 @@ use crate::recording::{Factor, MatrixUnits, Traits, View};
 /// Workgroups that share the rows of LayerNorm's backward pass, each of which leaves sums over its rows.
 const BACKWARD_GROUPS: usize = 256;
 
+/// Workgroups that share the rows of its forward pass, at most.
+const FORWARD_GROUPS: usize = 2048;
+
 /// Invocations of a workgroup of the kernels that give a row to a subgroup.
 const ROW_INVOCATIONS: usize = 256;
 
@@ -73,7 +76,7 @@ pub fn layernorm_forward(
     let (num_positions, d_model) = (word(rows), word(norm.d_model));
     let (eps, inv_d_model) = (norm.eps, norm.inv_d_model());
     let LayerNorm { gamma, beta, stats, .. } = *norm;
-    let groups = flat_groups(rows.min(1 << 14), word(ROW_INVOCATIONS / 32));
+    let groups = [word(rows.div_ceil(ROW_INVOCATIONS / 32).min(FORWARD_GROUPS)), 1, 1];
     let (input, output) = (stream, output.view);
     r.add(match added {
         None => layernorm_narrow::dispatch(

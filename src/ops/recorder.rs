@@ -1,7 +1,9 @@
 //! Collects the dispatches of a recording, and lends them room for what they leave in between.
 
+use crate::ops::gemm::halves::{self, HalvesPlan, Source};
 use crate::ops::gemm::units::{self, UnitPlan};
 use crate::ops::gemm::{Gemm, Matrix, Split};
+use crate::ops::split::{LARGEST_WORDS, find_largest, largest, split, split_words};
 use crate::ops::pack::{pack, packed_words};
 use crate::recording::{BufferId, Dispatch, MatrixUnits, Program, RecordingId, Traits, View, align_words};
 
@@ -16,7 +18,7 @@ pub struct Recorder {
     /// What was recorded so far.
     pub dispatches: Vec<Dispatch>,
     room: Option<Room>,
-    /// What lies packed in the room: what it was packed from, and where it is.
+    /// What lies packed or split in the room: what it was made from, and where it is.
     packed: Vec<(View, View)>,
 }
 
@@ -74,6 +76,12 @@ impl Recorder {
             let dispatches = units::record(gemm, units, &plan, partials);
             return dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
         }
+        if let Some(units) = halves::wanted(&self.traits)
+            && self.room.is_some()
+            && let Some(plan) = halves::faster(gemm, &self.traits)
+        {
+            return self.multiply_split(gemm, units, &plan);
+        }
         let split = if self.room.is_some() { Split::new(gemm, &self.traits) } else { None };
         let Some(split) = split else {
             return self.add(gemm.record(&self.traits));
@@ -106,22 +114,36 @@ impl Recorder {
     fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits) {
         let plan = UnitPlan::best(&gemm.problem(), units, true);
         let partial_words = plan.partial_words(&gemm.problem());
-        self.make_room([gemm.a, gemm.b], partial_words);
+        let source = |factor: &Matrix| (!factor.packed).then_some(factor.view);
+        let needed = |factor| source(factor).map(|view| (view, packed_words(view.words)));
+        self.make_room([needed(&gemm.a), needed(&gemm.b)], partial_words);
         let (a, b) = (self.packed(gemm.a, units), self.packed(gemm.b, units));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
         let dispatches = units::record(&Gemm { a, b, ..*gemm }, units, &plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
     }
 
-    /// Makes sure that taking what these factors and so many words still need drops none of the factors:
-    /// where it would, the room is used from its start.
-    fn make_room(&mut self, [a, b]: [Matrix; 2], partial_words: usize) {
+    /// Adds a matrix product of split factors, or of such as are split on the way.
+    pub(super) fn multiply_split(&mut self, gemm: &Gemm, units: MatrixUnits, plan: &HalvesPlan) {
+        let partial_words = plan.partial_words(&gemm.problem());
+        let forms = [gemm.a.view, gemm.b.view].into_iter().zip(plan.splits(gemm));
+        let needed = |(view, is_split): (View, bool)| (view, split_form_words(view, is_split));
+        let needs: Vec<_> = forms.clone().map(needed).collect();
+        self.make_room([Some(needs[0]), Some(needs[1])], partial_words);
+        let sources: Vec<Source> =
+            forms.map(|(view, is_split)| self.split(view, is_split, plan.tile.low_shift)).collect();
+        let partials = (partial_words > 0).then(|| self.take(partial_words));
+        let dispatches = halves::record(gemm, [sources[0], sources[1]], units, plan, partials);
+        dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
+    }
+
+    /// Makes sure that taking what these sources, in so many words each, and so many words still need drops none
+    /// of them: where it would, the room is used from its start.
+    fn make_room(&mut self, [a, b]: [Option<(View, usize)>; 2], partial_words: usize) {
+        let sources: Vec<(View, usize)> = a.into_iter().chain(b.filter(|_| a != b)).collect();
         loop {
-            let missing = |factor: &Matrix| !factor.packed && self.place(&factor.view).is_none();
-            let again = !a.packed && a.view == b.view;
-            let sources = [missing(&a).then_some(a.view), (missing(&b) && !again).then_some(b.view)];
-            let packed = sources.into_iter().flatten().map(|source| align_words(packed_words(source.words)));
-            let words = packed.sum::<usize>() + align_words(partial_words);
+            let missing = sources.iter().filter(|(source, words)| self.place(source, *words).is_none());
+            let words = missing.map(|(_, words)| align_words(*words)).sum::<usize>() + align_words(partial_words);
             let room = self.room.as_mut().expect("a recorder that lends room");
             room.prepare(words);
             let lent = View { buffer: room.buffer, offset: room.next, words: words.max(1) };
@@ -133,9 +155,29 @@ impl Recorder {
         }
     }
 
-    /// Where what lies in a view lies packed.
-    fn place(&self, source: &View) -> Option<View> {
-        self.packed.iter().find(|(from, _)| from == source).map(|(_, packed)| *packed)
+    /// Where what lies in a view lies packed, in so many words: they tell the forms apart.
+    fn place(&self, source: &View, words: usize) -> Option<View> {
+        let found = self.packed.iter().find(|(from, to)| from == source && to.words == words);
+        found.map(|(_, packed)| *packed)
+    }
+
+    /// What lies in a view, split, or what must be known of it to split it on the way; by dispatches of its own
+    /// unless that was done already.
+    fn split(&mut self, source: View, is_split: bool, low_shift: u32) -> Source {
+        let words = split_form_words(source, is_split);
+        let view = self.place(&source, words).unwrap_or_else(|| {
+            let view = self.take(words);
+            match is_split {
+                true => split(self, source, view, low_shift),
+                false => find_largest(self, source, view),
+            }
+            self.packed.push((source, view));
+            view
+        });
+        match is_split {
+            true => Source::of_split(view),
+            false => Source { numbers: source, largest: largest(view), is_split },
+        }
     }
 
     /// The same factor, packed; by a dispatch of its own unless it is already.
@@ -143,7 +185,7 @@ impl Recorder {
         if factor.packed {
             return factor;
         }
-        let view = self.place(&factor.view).unwrap_or_else(|| {
+        let view = self.place(&factor.view, packed_words(factor.view.words)).unwrap_or_else(|| {
             let view = self.take(packed_words(factor.view.words));
             pack(self, units.factor, factor.gradient, factor.view, view);
             self.packed.push((factor.view, view));
@@ -151,4 +193,9 @@ impl Recorder {
         });
         Matrix { view, ..factor }.packed()
     }
+}
+
+/// Words of a tensor that is split, or of which the largest magnitude alone is known.
+fn split_form_words(tensor: View, is_split: bool) -> usize {
+    if is_split { split_words(tensor.words) } else { LARGEST_WORDS }
 }

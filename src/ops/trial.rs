@@ -5,6 +5,7 @@
 //! tolerance.
 
 use super::Recorder;
+use super::gemm::halves::{self, HalvesPlan, HalvesTile};
 use super::gemm::{Causal, Gemm, Matrix, Pass};
 use super::trial_attention::{self, Tensor};
 use crate::error::Result;
@@ -53,11 +54,13 @@ struct Case {
     causal: Causal,
     batches: usize,
     bias: bool,
+    /// By this tile, where split factors are wanted: else by whatever a program takes.
+    tile: Option<HalvesTile>,
 }
 
 impl Case {
     const fn new(sizes: [usize; 3], transposed: [bool; 2]) -> Case {
-        Case { sizes, transposed, causal: Causal::None, batches: 1, bias: false }
+        Case { sizes, transposed, causal: Causal::None, batches: 1, bias: false, tile: None }
     }
 
     fn name(&self) -> String {
@@ -71,11 +74,20 @@ impl Case {
 }
 
 /// Products as a step has them: many tiles and few, past a tile's edge, long sums, triangles. Numbers are
-/// chosen so that every size of tile is taken by one of them.
-fn cases() -> Vec<Case> {
+/// chosen so that every size of tile is taken by one of them. Of split factors, every tile in all layouts.
+fn cases(tried: &Traits) -> Vec<Case> {
     let plain = |transposed| Case::new([2048, 64, 2048], transposed);
     let square = |sizes, transposed, causal| Case { causal, batches: 3, ..Case::new(sizes, transposed) };
-    vec![
+    let splits = halves::wanted(tried).is_some();
+    let split = halves::TILES.iter().filter(|_| splits).flat_map(|&tile| {
+        [
+            Case { bias: true, ..Case::new([256, 64, 256], [false, false]) },
+            Case { bias: true, ..Case::new([200, 72, 136], [false, true]) },
+            Case::new([136, 1032, 200], [true, false]),
+        ]
+        .map(|case| Case { tile: Some(tile), ..case })
+    });
+    let cases = vec![
         Case { bias: true, ..plain([false, false]) },
         plain([false, true]),
         plain([true, false]),
@@ -86,7 +98,8 @@ fn cases() -> Vec<Case> {
         square([100, 24, 100], [false, true], Causal::LowerOutput),
         square([100, 100, 24], [false, false], Causal::LowerA),
         square([100, 100, 24], [true, false], Causal::UpperA),
-    ]
+    ];
+    cases.into_iter().chain(split).collect()
 }
 
 /// A result, and what is to be known of it.
@@ -114,7 +127,7 @@ impl Trial {
         let room = program.add_buffer("room", 1, Group::Scratch, Residence::Device);
         let (mut inputs, mut results) = (Vec::new(), Vec::new());
         let mut recorder = Recorder::new(traits, Some(room.buffer));
-        for (number, case) in cases().into_iter().enumerate() {
+        for (number, case) in cases(tried).into_iter().enumerate() {
             let [m, k, n] = case.sizes;
             let mut add = |name: &str, words| {
                 let name = format!("{name} {number}");
@@ -149,7 +162,13 @@ impl Trial {
                 ..Gemm::new(Pass::Forward, case.sizes, a, b, result)
             };
             let before = recorder.dispatches.len();
-            recorder.multiply(&gemm);
+            match (case.tile, halves::wanted(&traits)) {
+                (Some(tile), Some(units)) => {
+                    // Sums in blocks too, where they are long.
+                    recorder.multiply_split(&gemm, units, &HalvesPlan { tile, block_terms: 512 });
+                }
+                _ => recorder.multiply(&gemm),
+            }
             let kernels = recorder.dispatches[before..].iter().map(|dispatch| dispatch.kernel.name());
             let kernels = kernels.collect();
             results.push(Tried { tensor: Tensor::plain(c), name: case.name(), kernels, product: Some(case) });
@@ -245,4 +264,29 @@ pub fn first_departure<R: Executor, D: Executor>(
             tolerance,
         })
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::MatrixUnits;
+
+    /// Where units are used for split factors, every tile of theirs is tried in every layout.
+    #[test]
+    fn every_tile_of_split_factors_is_tried() {
+        let units = MatrixUnits {
+            factor: Factor::F16,
+            side: 16,
+            subgroup_size: 32,
+            in_registers: false,
+            workgroup_scope: false,
+        };
+        let traits = Traits { precision: Precision::F32, fast_shared_memory: true, ..Traits::PLAIN };
+        let tried = |half_units| {
+            let traits = Traits { half_units, ..traits };
+            let results = Trial::new(traits, &traits).results;
+            results.iter().filter(|tried| tried.kernels.contains(&"gemm_halves")).count()
+        };
+        assert_eq!([tried(None), tried(Some(units))], [0, 3 * halves::TILES.len()]);
+    }
 }

@@ -132,6 +132,7 @@ impl Device {
             max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
             shared_memory_bytes: self.info.shared_memory_bytes as usize,
             matrix_units: self.info.matrix_units,
+            half_units: self.info.half_units,
         }
     }
 

@@ -71,6 +71,8 @@ pub struct DeviceInfo {
     pub timestamp_bits: u32,
     /// Matrix units that hlx has kernels for.
     pub matrix_units: Option<MatrixUnits>,
+    /// Those of factors with 5 bits of exponent and 11 of significand, which may be the same.
+    pub half_units: Option<MatrixUnits>,
 }
 
 /// Lists every Vulkan device, in the order that `--device INDEX` counts.
@@ -127,7 +129,7 @@ fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Resul
     } else if family.is_none() {
         Some("it has no queue that computes".to_owned())
     } else {
-        info.matrix_units = matrix::ask(instance, raw, offers);
+        [info.matrix_units, info.half_units] = matrix::ask(instance, raw, offers);
         ask_vulkan_1_2(instance, raw, &mut info).or_else(|| info.past_limit())
     };
     info.exact = reason.is_none();
@@ -183,6 +185,7 @@ fn base_info(
         timestamp_period_ns: 0.0,
         timestamp_bits: 0,
         matrix_units: None,
+        half_units: None,
     }
 }
 

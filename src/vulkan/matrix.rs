@@ -106,14 +106,15 @@ pub(super) struct Features {
     matrix2: CooperativeMatrix2Features,
 }
 
-/// What a device offers of them. `offers` says whether it has an extension.
+/// What a device offers of them: the best, and those of [`Factor::F16`]. `offers` says whether it has an
+/// extension.
 pub(super) fn ask(
     instance: &Instance,
     raw: vk::PhysicalDevice,
     offers: impl Fn(&CStr) -> bool,
-) -> Option<MatrixUnits> {
+) -> [Option<MatrixUnits>; 2] {
     if !offers(khr::cooperative_matrix::NAME) {
-        return None;
+        return [None; 2];
     }
     let mut found = Features::default();
     let mut vk11 = vk::PhysicalDeviceVulkan11Features::default();
@@ -137,26 +138,26 @@ pub(super) fn ask(
         vk12.vulkan_memory_model_device_scope,
     ];
     if enough.contains(&vk::FALSE) {
-        return None;
+        return [None; 2];
     }
     let side = |factor| side(instance, raw, factor);
     let bfloat16 = found.bfloat16.type_ == vk::TRUE && found.bfloat16.cooperative_matrix == vk::TRUE;
     let bf16 = bfloat16.then(|| side(COMPONENT_TYPE_BFLOAT16)).flatten().map(|side| (Factor::Bf16, side));
-    let f16 = || side(vk::ComponentTypeKHR::FLOAT16).map(|side| (Factor::F16, side));
-    let (factor, side) = bf16.or_else(f16)?;
+    let f16 = side(vk::ComponentTypeKHR::FLOAT16).map(|side| (Factor::F16, side));
     let mut properties11 = vk::PhysicalDeviceVulkan11Properties::default();
     let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut properties11);
     unsafe { instance.raw.get_physical_device_properties2(raw, &mut properties) };
     // The kernels for it are SPIR-V 1.6.
     let vulkan_1_3 = properties.properties.api_version >= vk::API_VERSION_1_3;
     let subgroup_size = properties11.subgroup_size;
-    Some(MatrixUnits {
+    let units = |(factor, side)| MatrixUnits {
         factor,
         side,
         subgroup_size,
         in_registers: vulkan_1_3 && found.matrix2.works_in_registers(),
         workgroup_scope: found.matrix2.is_enough(),
-    })
+    };
+    [bf16.or(f16), f16].map(|found| found.map(units))
 }
 
 /// The best of the shapes that a device multiplies and that hlx's kernels can be specialized for.

@@ -131,6 +131,7 @@ mod tests {
             timestamp_period_ns: 1.0,
             timestamp_bits: 64,
             matrix_units: None,
+            half_units: None,
         }
     }
 

@@ -114,9 +114,10 @@ impl Case {
 
     /// The exact kernels' twins.
     pub fn exact(&self) -> Outcome {
-        let mut built = Built::new(self, None);
+        let mut program = Program::default();
+        let mut built = Built::new(&mut program, self, None);
         let square = self.shape().score_words();
-        let mut add = |name: &str| built.add(name, square);
+        let mut add = |name: &str| built.add(&mut program, name, square);
         let squares = Squares {
             scores: add("scores"),
             probs: add("probs"),
@@ -126,8 +127,8 @@ impl Case {
         };
         let mut r = Recorder::new(Traits::PLAIN, None);
         self.record_products(&mut r, &built, &squares);
-        let dispatches = r.dispatches;
-        built.run(self, dispatches, |program| Box::new(CpuExecutor::load(program).unwrap()))
+        let recording = program.add_recording("attention", r.dispatches);
+        built.run(&mut CpuExecutor::load(program).unwrap(), recording)
     }
 
     /// As model/attention.rs does it without fused kernels.
@@ -167,24 +168,29 @@ impl Case {
         product(r, [t, t, d], Causal::UpperA, [square(d_scores).transposed(), q, dk]);
     }
 
-    /// The fused kernels, or `None` if these traits have none for the shape.
-    pub fn fused(&self, traits: &Traits, load: impl FnOnce(Program) -> Box<dyn Executor>) -> Option<Outcome> {
-        let fused = FusedAttention::any(self.shape(), self.dropout(), traits)?;
-        Some(self.outcome_of(&fused.packed(), traits, load))
+    /// The fused kernels that are taken, or `None` if these traits have none for the shape.
+    pub fn fused(&self, traits: &Traits) -> Option<FusedAttention> {
+        FusedAttention::any(self.shape(), self.dropout(), traits).map(FusedAttention::packed)
     }
+}
 
-    /// What these kernels give.
-    pub fn outcome_of(
-        &self,
-        fused: &FusedAttention,
-        traits: &Traits,
-        load: impl FnOnce(Program) -> Box<dyn Executor>,
-    ) -> Outcome {
-        let mut built = Built::new(self, fused.packing());
-        let (lse, delta) = (built.add("lse", self.shape().rows()), built.add("delta", self.shape().rows()));
+/// What these kernels give for these cases: one program, because drivers build kernels on all cores for it.
+pub fn outcomes(
+    jobs: &[(Case, FusedAttention)],
+    traits: &Traits,
+    load: impl FnOnce(Program) -> Box<dyn Executor>,
+) -> Vec<Outcome> {
+    let mut program = Program::default();
+    let mut add = |(case, fused): &(Case, FusedAttention)| {
+        let mut built = Built::new(&mut program, case, fused.packing());
+        let rows = case.shape().rows();
+        let [lse, delta] = ["lse", "delta"].map(|name| built.add(&mut program, name, rows));
         let dispatches = built.record(fused, *traits, lse, delta);
-        built.run(self, dispatches, load)
-    }
+        (built, program.add_recording(&format!("attention {}", program.recordings.len()), dispatches))
+    };
+    let all: Vec<_> = jobs.iter().map(&mut add).collect();
+    let mut executor = load(program);
+    all.iter().map(|(built, recording)| built.run(&mut *executor, *recording)).collect()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -200,9 +206,9 @@ struct Squares {
     d_scores: View,
 }
 
-/// A program under construction.
+/// A case within a program.
 pub struct Built {
-    pub program: Program,
+    case: Case,
     qkv: View,
     heads: View,
     d_heads: View,
@@ -215,18 +221,22 @@ pub struct Built {
 }
 
 impl Built {
-    pub fn new(case: &Case, packing: Option<Factor>) -> Built {
-        let mut program = Program::default();
+    pub fn new(program: &mut Program, case: &Case, packing: Option<Factor>) -> Built {
         let n = if packing.is_some() { packed_words(case.heads_words()) } else { case.heads_words() };
-        let mut add =
-            |name: &str, words| program.add_buffer(name, words, Group::Activations, Residence::Device);
+        let number = program.buffers.len();
+        let mut add = |name: &str, words| {
+            let name = format!("{name} {number}");
+            program.add_buffer(&name, words, Group::Activations, Residence::Device)
+        };
         let (qkv, heads, d_heads) = (add("qkv", 3 * n), add("heads", n), add("d_heads", n));
         let (d_qkv, step_number) = (add("d_qkv", 3 * n), add("step_number", 2));
-        Built { program, qkv, heads, d_heads, d_qkv, step_number, written: vec![heads, d_qkv], packing }
+        let written = vec![heads, d_qkv];
+        Built { case: *case, qkv, heads, d_heads, d_qkv, step_number, written, packing }
     }
 
-    pub fn add(&mut self, name: &str, words: usize) -> View {
-        let view = self.program.add_buffer(name, words, Group::Scratch, Residence::Device);
+    pub fn add(&mut self, program: &mut Program, name: &str, words: usize) -> View {
+        let name = format!("{name} {}", program.buffers.len());
+        let view = program.add_buffer(&name, words, Group::Scratch, Residence::Device);
         self.written.push(view);
         view
     }
@@ -242,8 +252,8 @@ impl Built {
     }
 
     /// Writes the inputs.
-    pub fn write(&self, case: &Case, executor: &mut dyn Executor) {
-        let (qkv, d_heads) = case.inputs();
+    pub fn write(&self, executor: &mut dyn Executor) {
+        let (qkv, d_heads) = self.case.inputs();
         let words = |numbers: &[f32], gradient| match self.packing {
             Some(factor) => halves::pack(numbers, factor, gradient),
             None => numbers.iter().map(|x| x.to_bits()).collect(),
@@ -253,27 +263,18 @@ impl Built {
         executor.write(self.step_number, &STEP).unwrap();
     }
 
-    fn run(
-        mut self,
-        case: &Case,
-        dispatches: Vec<Dispatch>,
-        load: impl FnOnce(Program) -> Box<dyn Executor>,
-    ) -> Outcome {
-        let program = std::mem::take(&mut self.program);
-        let mut program = program;
-        program.add_recording("attention", dispatches);
-        let mut executor = load(program);
-        self.write(case, &mut *executor);
+    fn run(&self, executor: &mut dyn Executor, recording: RecordingId) -> Outcome {
+        self.write(executor);
         let mut run = || {
             for view in &self.written {
                 executor.write(*view, &vec![POISON; view.words]).unwrap();
             }
-            executor.submit(RecordingId(0), &[]).unwrap();
+            executor.submit(recording, &[]).unwrap();
             let mut read = |view: View| executor.read(view).unwrap();
             (read(self.heads), read(self.d_qkv))
         };
         let first = run();
-        assert!(first == run(), "{case:?}: two runs gave different bits");
+        assert!(first == run(), "{:?}: two runs gave different bits", self.case);
         let numbers = |words: Vec<u32>, gradient| {
             let numbers = match self.packing {
                 Some(factor) => halves::unpack(&words, factor, gradient),

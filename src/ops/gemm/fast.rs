@@ -189,12 +189,15 @@ impl Plan {
         let plans = TILES
             .iter()
             .flat_map(|&tile| (1..=most).map(move |blocks| Plan { tile, block_terms: block_terms(blocks) }));
-        let cycles = |plan: &Plan| {
-            plan.cycles(problem, PRODUCTS_A_CYCLE * plan.tile.efficiency(), |workgroups| {
-                rounds(workgroups, plan.tile.resident())
-            })
-        };
-        plans.min_by(|x, y| cycles(x).total_cmp(&cycles(y))).expect("there is always a plan of one block")
+        let least = plans.min_by(|x, y| x.estimate(problem).total_cmp(&y.estimate(problem)));
+        least.expect("there is always a plan of one block")
+    }
+
+    /// Cycles that a product takes by fused multiply-add, by a rough estimate.
+    pub(super) fn estimate(&self, problem: &Problem) -> f64 {
+        self.cycles(problem, PRODUCTS_A_CYCLE * self.tile.efficiency(), |workgroups| {
+            rounds(workgroups, self.tile.resident())
+        })
     }
 
     /// Blocks of terms.

@@ -3,6 +3,7 @@
 mod band;
 mod blocks;
 pub mod fast;
+pub mod halves;
 mod interface;
 mod pack;
 mod problem;

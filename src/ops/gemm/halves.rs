@@ -1,0 +1,314 @@
+//! Products of f32 factors on matrix units, by two 16-bit floats an element, and how they are cut up.
+//!
+//! The order of a sum follows from the product's shape alone, so results are the same on every run.
+
+use super::blocks::{finish, in_blocks};
+use super::fast::{Plan, rounds};
+use super::interface;
+use super::problem::{Causal, Problem};
+use super::{Gemm, Matrix};
+use crate::kernels::gemm_halves::{Bindings, Push, Specialization, dispatch};
+use crate::ops::split::{largest, numbers};
+use crate::precision::Precision;
+use crate::recording::{Dispatch, MatrixUnits, Traits, View};
+
+/// How a workgroup of `gemm_halves` works on its tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HalvesTile {
+    /// Rows of the tile.
+    pub rows: usize,
+    /// Columns of the tile.
+    pub columns: usize,
+    /// Rows of a subgroup's part of it.
+    pub part_rows: usize,
+    /// Columns of a subgroup's part of it.
+    pub part_columns: usize,
+    /// Terms that shared memory holds at a time.
+    pub step: usize,
+    /// Shares of so many terms in shared memory: 1 or 2.
+    pub shares: usize,
+    /// Terms that are added up on the units, whose sums are then added as plain floats: a multiple of the
+    /// matrices' side that divides `step` or is a multiple of it.
+    pub chunk: usize,
+    /// The factors' low parts are stored times 2 to this; 0 where chunks are longer than `step`.
+    pub low_shift: u32,
+    /// The next share is fetched before this one is multiplied.
+    pub ahead: bool,
+    /// Rows of tiles that are worked on at a time.
+    pub band: usize,
+}
+
+impl HalvesTile {
+    /// A tile of these sizes, parted so.
+    pub const fn new([rows, columns]: [usize; 2], [part_rows, part_columns]: [usize; 2]) -> HalvesTile {
+        HalvesTile {
+            rows,
+            columns,
+            part_rows,
+            part_columns,
+            step: 16,
+            shares: 1,
+            chunk: 16,
+            low_shift: LOW_SHIFT,
+            ahead: true,
+            band: 8,
+        }
+    }
+
+    fn subgroups(&self) -> usize {
+        self.rows / self.part_rows * (self.columns / self.part_columns)
+    }
+
+    /// Bytes of shared memory that it takes, at most.
+    pub fn shared_bytes(&self) -> usize {
+        let lines = [self.rows, self.columns].map(|side| {
+            let octs = (side * (self.step / 8 + 1)).max(self.step * (side / 8 + 1));
+            2 * octs.next_multiple_of(8) + 6
+        });
+        16 * self.shares * (lines[0] + lines[1])
+    }
+
+    /// Workgroups that a processor holds at a time, by the registers of their invocations in subgroups of 32.
+    fn resident(&self) -> usize {
+        const REGISTERS: usize = 1 << 16;
+        let of_an_invocation = 110 + self.part_rows * self.part_columns / 32;
+        (REGISTERS / (32 * self.subgroups() * of_an_invocation)).max(1)
+    }
+
+    fn workgroups(&self, problem: &Problem) -> [usize; 3] {
+        [problem.n.div_ceil(self.columns), problem.m.div_ceil(self.rows), problem.batches]
+    }
+}
+
+/// What low parts are multiplied by, as a power of two: they then have as many digits as high parts wherever
+/// these have all of theirs.
+pub const LOW_SHIFT: u32 = 11;
+
+/// The tiles to choose from, best first.
+pub const TILES: [HalvesTile; 3] = [
+    HalvesTile::new([128, 128], [64, 64]),
+    HalvesTile::new([128, 64], [64, 32]),
+    HalvesTile::new([64, 64], [32, 32]),
+];
+
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HalvesPlan {
+    /// A workgroup's part.
+    pub tile: HalvesTile,
+    /// Terms of each block that is summed apart.
+    pub block_terms: usize,
+}
+
+/// The device that plans are made for, an NVIDIA H200: the products that a processor adds up in a cycle in
+/// the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch
+/// take beside their work.
+const PRODUCTS_A_CYCLE: f64 = 190.0;
+const WORDS_A_CYCLE: f64 = 400.0;
+const WORKGROUP_CYCLES: f64 = 2000.0;
+const DISPATCH_CYCLES: f64 = 5000.0;
+
+/// Blocks are as long as a multiple of this, so that they begin where a share does.
+const BLOCK_UNIT: usize = 64;
+
+/// The most blocks that a sum is cut into, and the words that their sums may take (32 MiB).
+const MAX_BLOCKS: usize = 32;
+const MAX_PARTIAL_WORDS: usize = 1 << 23;
+
+/// Factors of more words are not split beforehand, as it would take as much memory again (1 GiB); shorter ones
+/// are where so many tiles or more read the same elements, and very short ones always.
+const MAX_SPLIT_WORDS: usize = 1 << 28;
+const SPLIT_READERS: usize = 2;
+const MIN_UNSPLIT_WORDS: usize = 1 << 12;
+
+impl HalvesPlan {
+    /// The plan that takes the least time by a rough estimate; `None` if no tile fits the device's shared memory.
+    pub fn best(problem: &Problem, traits: &Traits) -> Option<HalvesPlan> {
+        let fitting = (MAX_PARTIAL_WORDS / (problem.m * problem.n)).clamp(1, MAX_BLOCKS);
+        let single = problem.batches == 1 && problem.causal == Causal::None;
+        let most = if single { fitting } else { 1 };
+        let block_terms = |blocks: usize| problem.k.div_ceil(blocks).next_multiple_of(BLOCK_UNIT);
+        let tiles = TILES.iter().filter(|tile| tile.shared_bytes() <= traits.shared_memory_bytes);
+        let plans = tiles.flat_map(|&tile| {
+            (1..=most).map(move |blocks| HalvesPlan { tile, block_terms: block_terms(blocks) })
+        });
+        plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)))
+    }
+
+    /// Blocks of terms.
+    pub fn blocks(&self, problem: &Problem) -> usize {
+        problem.k.div_ceil(self.block_terms)
+    }
+
+    /// Words of the blocks' sums; 0 if there is one block.
+    pub fn partial_words(&self, problem: &Problem) -> usize {
+        match self.blocks(problem) {
+            1 => 0,
+            blocks => blocks * problem.m * problem.n,
+        }
+    }
+
+    /// Which of the factors are split beforehand: those that several tiles read, and no longer than
+    /// [`MAX_SPLIT_WORDS`]. The others are split on the way.
+    pub fn splits(&self, gemm: &Gemm) -> [bool; 2] {
+        let HalvesTile { rows, columns, .. } = self.tile;
+        let readers = [gemm.n.div_ceil(columns), gemm.m.div_ceil(rows)];
+        let is_split = |words: usize, readers: usize| {
+            words <= MIN_UNSPLIT_WORDS || (readers >= SPLIT_READERS && words <= MAX_SPLIT_WORDS)
+        };
+        [is_split(gemm.a.view.words, readers[0]), is_split(gemm.b.view.words, readers[1])]
+    }
+
+    /// Cycles of the product without splitting its factors.
+    fn cycles(&self, problem: &Problem) -> f64 {
+        let blocks = self.blocks(problem);
+        let HalvesTile { rows, columns, .. } = self.tile;
+        let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
+        let products = (rows * columns * self.block_terms.min(problem.k)) as f64;
+        // Smaller tiles read more memory for the same work.
+        let reuse = 2.0 * (rows * columns) as f64 / (rows + columns) as f64;
+        let efficiency = libm::sqrt((reuse / 128.0).min(1.0));
+        let one = products / (PRODUCTS_A_CYCLE * efficiency) + WORKGROUP_CYCLES;
+        let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
+        let summed = if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 };
+        rounds(workgroups, self.tile.resident()) * one + summed
+    }
+}
+
+/// Cycles of splitting a factor: it is read twice and written once. Most are used by two products.
+fn splitting_cycles(words: usize) -> f64 {
+    (3 * words) as f64 / WORDS_A_CYCLE / 2.0 + DISPATCH_CYCLES
+}
+
+/// The units that products of split factors are computed by on a device of these traits, if any are.
+pub fn wanted(traits: &Traits) -> Option<MatrixUnits> {
+    let wanted = traits.wants_fast_kernels() && traits.precision == Precision::F32;
+    traits.half_units.filter(|_| wanted)
+}
+
+/// True if the kernel can compute a product: stored rows are whole eights of elements.
+pub fn is_possible(gemm: &Gemm) -> bool {
+    let in_eights = |factor: &Matrix, (_, columns): (usize, usize)| {
+        let layout = factor.layout;
+        let steps = [layout.first, layout.ld, layout.outer, layout.inner, columns];
+        steps.iter().all(|step| step.is_multiple_of(8)) && !factor.packed
+    };
+    let problem = gemm.problem();
+    in_eights(&gemm.a, problem.stored_a()) && in_eights(&gemm.b, problem.stored_b()) && !gemm.c.packed
+}
+
+/// How a product is computed if that is possible and faster with its factors split.
+pub fn faster(gemm: &Gemm, traits: &Traits) -> Option<HalvesPlan> {
+    let problem = gemm.problem();
+    let single = problem.batches == 1 && problem.causal == Causal::None;
+    if !single || !is_possible(gemm) {
+        return None;
+    }
+    let plan = HalvesPlan::best(&problem, traits)?;
+    let splitting: f64 = [gemm.a.view.words, gemm.b.view.words].into_iter().map(splitting_cycles).sum();
+    let plain = Plan::best(&problem, MAX_PARTIAL_WORDS / (problem.m * problem.n)).estimate(&problem);
+    (plan.cycles(&problem) + splitting < plain).then_some(plan)
+}
+
+/// A factor as the kernel reads it.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// The factor's words, or their split parts.
+    pub numbers: View,
+    /// A word with the bits of the largest magnitude.
+    pub largest: View,
+    /// The factor is split; else it is split on the way.
+    pub is_split: bool,
+}
+
+impl Source {
+    /// What [`crate::ops::split::split`] made.
+    pub fn of_split(split: View) -> Source {
+        Source { numbers: numbers(split), largest: largest(split), is_split: true }
+    }
+}
+
+/// A product of the factors `sources`; `partials` has room for [`HalvesPlan::partial_words`] if
+/// there are any.
+///
+/// Panics if the numbers contradict each other or the views: a program's fault, never a user's.
+pub fn record(
+    gemm: &Gemm,
+    sources: [Source; 2],
+    units: MatrixUnits,
+    plan: &HalvesPlan,
+    partials: Option<View>,
+) -> Vec<Dispatch> {
+    let blocks = plan.blocks(&gemm.problem());
+    match partials {
+        Some(partials) if blocks > 1 => {
+            let parts = one(&in_blocks(gemm, blocks, partials), sources, units, plan);
+            vec![parts, finish(gemm, blocks, partials)]
+        }
+        _ => vec![one(gemm, sources, units, plan)],
+    }
+}
+
+fn one(gemm: &Gemm, [a, b]: [Source; 2], units: MatrixUnits, plan: &HalvesPlan) -> Dispatch {
+    let (problem, tile) = (gemm.problem(), plan.tile);
+    assert!(is_possible(gemm), "rows that are not whole eights: {problem:?}");
+    let bias_words = gemm.bias.map_or(0, |bias| bias.words);
+    problem.check(gemm.a.view.words, gemm.b.view.words, gemm.c.view.words, bias_words);
+    let side = units.side as usize;
+    let long_chunks = tile.chunk.is_multiple_of(tile.step) && tile.low_shift == 0;
+    let fits = tile.step.is_multiple_of(tile.chunk) || long_chunks;
+    assert!(tile.chunk.is_multiple_of(side) && fits, "{tile:?} of matrices of {side}");
+    let push = [interface::push(&problem).to_bytes(), word(plan.block_terms).to_ne_bytes().to_vec()].concat();
+    let wide_c = problem.c.rows_start_at_quads();
+    let whole = problem.m.is_multiple_of(tile.rows)
+        && problem.n.is_multiple_of(tile.columns)
+        && problem.k.is_multiple_of(tile.step)
+        && wide_c;
+    let invocations = word(tile.subgroups()) * units.subgroup_size;
+    for (side, source) in [(tile.rows, &a), (tile.columns, &b)] {
+        // Invocations fetch as many fours of words each, and of floats eights.
+        let fetched = if source.is_split { 4 } else { 8 } * invocations as usize;
+        assert!((side * tile.step).is_multiple_of(fetched), "{tile:?} by {invocations} invocations");
+    }
+    let specialization = Specialization {
+        trans_a: problem.a.trans.into(),
+        trans_b: problem.b.trans.into(),
+        wide_a: 1,
+        wide_b: 1,
+        wide_c: wide_c.into(),
+        tile_rows: word(tile.rows),
+        tile_columns: word(tile.columns),
+        whole: whole.into(),
+        band: word(tile.band),
+        row_matrices: word(tile.part_rows) / units.side,
+        column_matrices: word(tile.part_columns) / units.side,
+        step: word(tile.step),
+        shares: word(tile.shares),
+        chunk: word(tile.chunk),
+        low_shift: tile.low_shift,
+        ahead: tile.ahead.into(),
+        a_split: a.is_split.into(),
+        b_split: b.is_split.into(),
+        side: units.side,
+        invocations,
+        local_size_x: invocations,
+    };
+    let bindings = Bindings {
+        a: a.numbers,
+        b: b.numbers,
+        c: gemm.c.view,
+        // Something must be bound where there is no bias; it is not read.
+        bias: gemm.bias.unwrap_or(gemm.b.view),
+        a_largest: a.largest,
+        b_largest: b.largest,
+    };
+    let groups = tile.workgroups(&problem).map(|count| {
+        assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
+        word(count)
+    });
+    dispatch(Push::from_bytes(&push), specialization, bindings, groups)
+}
+
+fn word(number: usize) -> u32 {
+    u32::try_from(number).expect("a product's numbers fit 32 bits")
+}
