@@ -84,15 +84,18 @@ fn shapes_layouts_batches_and_triangles() {
 
 #[test]
 fn sums_in_blocks() {
-    check_plan(&long_sums(), UnitPlan { tile: TILE, block_terms: 192 });
+    // A single element may be a small difference of large terms, whose error says nothing: a row instead.
+    let cases = long_sums().into_iter().map(|case| match case.sizes {
+        [1, k, 1] => Case { sizes: [1, k, 40], ..case },
+        _ => case,
+    });
+    check_plan(&cases.collect::<Vec<_>>(), UnitPlan { tile: TILE, block_terms: 192 });
 }
 
 #[test]
-fn one_share_longer_steps_and_other_orders_of_tiles() {
+fn longer_steps_and_other_orders_of_tiles() {
     let cases = [[100, 80, 70], [96, 64, 64]].map(|size| Case { use_bias: true, ..Case::new(size) });
-    for tile in
-        [UnitTile { shares: 2, band: 1, ..TILE }, UnitTile { step: 32, part_columns: 32, band: 2, ..TILE }]
-    {
+    for tile in [UnitTile { band: 1, ..TILE }, UnitTile { step: 32, part_columns: 32, band: 2, ..TILE }] {
         check_plan(&cases, UnitPlan { tile, block_terms: WHOLE_SUMS });
     }
 }
@@ -238,20 +241,6 @@ fn packed_results_of_sums_in_blocks() {
     let plan = UnitPlan { tile: TILE, block_terms: 64 };
     check_packed(&cases.map(|case| (case, [true; 3])), plan);
     check_packed(&cases.map(|case| (Case { trans_a: true, ..case }, [true, false, true])), plan);
-}
-
-/// Every way that shares come into shared memory, and results leave it.
-#[test]
-fn shares_and_stages() {
-    let cases = [
-        (Case { use_bias: true, ..Case::new([64, 160, 64]) }, [true, true, false]),
-        (Case { use_bias: true, trans_a: true, ..Case::new([70, 145, 66]) }, [true, true, true]),
-        (Case { trans_b: true, gap: 1, ..Case::new([50, 33, 77]) }, [false; 3]),
-    ];
-    for (shares, ahead) in [(1, 2), (2, 1), (2, 2)] {
-        let tile = UnitTile { shares, ahead, staged: true, ..TILE };
-        check_packed(&cases, UnitPlan { tile, block_terms: WHOLE_SUMS });
-    }
 }
 
 /// How a product of gradients of 1e-8 is recorded.

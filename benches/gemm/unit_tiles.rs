@@ -25,81 +25,52 @@ const SAMPLE: [usize; 2] = [12, 48];
 /// What the norm of a result's error may be, of the result's.
 const TOLERANCE: f64 = 5e-3;
 
-/// How the result leaves the registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Out {
-    Direct,
-    Staged,
-    Packed,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     tile: UnitTile,
-    out: Out,
+    /// The result is packed.
+    packed: bool,
     blocks: usize,
-    /// As on a device that may have more subgroups than the tile's.
-    spare: bool,
 }
 
 impl Candidate {
     fn plan(&self, k: usize) -> UnitPlan {
-        let tile = UnitTile { staged: self.out == Out::Staged, ..self.tile };
-        UnitPlan { tile, block_terms: k.div_ceil(self.blocks).next_multiple_of(64) }
+        UnitPlan { tile: self.tile, block_terms: k.div_ceil(self.blocks).next_multiple_of(64) }
     }
 
     fn name(&self) -> String {
-        let UnitTile {
-            rows, columns, part_rows, part_columns, step, shares, ahead, band, last_apart, ..
-        } = self.tile;
-        let apart = if last_apart { "" } else { " inside" };
-        let Candidate { out, blocks, spare, .. } = self;
-        let spare = if *spare { " spare" } else { "" };
-        format!(
-            "{rows}x{columns}/{part_rows}x{part_columns} step {step} shares {shares} ahead {ahead}{apart} band {band} \
-             {out:?} blocks {blocks}{spare}"
-        )
+        let UnitTile { rows, columns, part_rows, part_columns, step, band } = self.tile;
+        let packed = if self.packed { ", packed result" } else { "" };
+        let blocks = self.blocks;
+        format!("{rows}x{columns}/{part_rows}x{part_columns} step {step} band {band} blocks {blocks}{packed}")
     }
 }
 
-/// Tiles as sweeps take them: large ones.
+/// Tiles to compare.
 fn tiles() -> Vec<UnitTile> {
-    let with = |tile: UnitTile, ways: &[(usize, usize, usize)]| -> Vec<UnitTile> {
-        ways.iter().map(|&(step, shares, ahead)| UnitTile { step, shares, ahead, ..tile }).collect()
+    let of = |tile: UnitTile, steps: &[usize]| -> Vec<UnitTile> {
+        steps.iter().map(|&step| UnitTile { step, ..tile }).collect()
     };
-    let square = UnitTile::new([128, 128], [64, 64]);
     [
-        with(square, &[(32, 1, 1), (32, 1, 2), (32, 2, 1), (32, 2, 2), (16, 2, 1), (16, 2, 2), (64, 1, 1)]),
-        with(UnitTile { last_apart: false, ..square }, &[(32, 1, 1), (16, 1, 1)]),
-        with(UnitTile::new([128, 256], [64, 64]), &[(32, 1, 1), (32, 1, 2), (16, 2, 1), (16, 2, 2)]),
-        with(UnitTile::new([256, 128], [64, 64]), &[(32, 1, 1), (16, 2, 1), (16, 2, 2)]),
-        with(UnitTile::new([128, 128], [64, 32]), &[(32, 1, 1), (32, 2, 1), (32, 2, 2)]),
-        with(UnitTile::new([256, 128], [64, 32]), &[(32, 1, 1), (16, 2, 1)]),
-        with(UnitTile::new([128, 64], [64, 32]), &[(32, 1, 1), (32, 2, 1), (64, 1, 1)]),
-        with(UnitTile::new([64, 64], [32, 32]), &[(64, 1, 1), (32, 2, 1)]),
+        of(UnitTile::new([128, 128], [64, 64]), &[16, 32, 64]),
+        of(UnitTile::new([128, 256], [64, 64]), &[16, 32]),
+        of(UnitTile::new([256, 128], [64, 64]), &[16, 32]),
+        of(UnitTile::new([128, 128], [64, 32]), &[32]),
+        of(UnitTile::new([256, 128], [64, 32]), &[32]),
+        of(UnitTile::new([64, 128], [32, 64]), &[32, 64]),
+        of(UnitTile::new([128, 64], [64, 32]), &[32, 64]),
+        of(UnitTile::new([64, 64], [32, 32]), &[32, 64]),
     ]
     .concat()
 }
 
-fn candidates(full: bool, blocks: &[usize]) -> Vec<Candidate> {
-    let mut all = Vec::new();
-    for &blocks in blocks {
-        all.extend(tiles().into_iter().map(|tile| Candidate {
-            tile,
-            out: Out::Direct,
-            blocks,
-            spare: false,
-        }));
-        all.push(Candidate { spare: true, ..all[all.len() - tiles().len()] });
-        if full {
-            let plain = [UnitTile::new([128, 128], [64, 64]), UnitTile::new([128, 256], [64, 64])];
-            let outs = plain.into_iter().flat_map(|tile| [Out::Staged, Out::Packed].map(|out| (tile, out)));
-            all.extend(outs.map(|(tile, out)| Candidate { tile, out, blocks, spare: false }));
-            let bands = [2, 32].map(|band| UnitTile { band, ..plain[0] });
-            all.extend(bands.map(|tile| Candidate { tile, out: Out::Direct, blocks, spare: false }));
-        }
-    }
-    all
+fn candidates(bands: bool, blocks: &[usize]) -> Vec<Candidate> {
+    let largest = UnitTile::new([128, 128], [64, 64]);
+    let others = if bands { &[1, 2, 32][..] } else { &[] };
+    let tiles = tiles().into_iter().chain(others.iter().map(|&band| UnitTile { band, ..largest }));
+    let outs = tiles.flat_map(|tile| [(tile, false), (tile, true)]);
+    outs.flat_map(|(tile, packed)| blocks.iter().map(move |&blocks| Candidate { tile, packed, blocks }))
+        .collect()
 }
 
 /// A product to be timed: sizes, layout, numbers of blocks to try.
@@ -219,19 +190,15 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
         false => Matrix::new(view, columns).packed(),
     };
     let factors = [stored(a, trans[0], [m, k]), stored(b, trans[1], [k, n])];
-    let gemm = |out: Out| {
-        let c = if out == Out::Packed { Matrix::new(packed_c, n).packed() } else { Matrix::new(c, n) };
+    let gemm = |packed: bool| {
+        let c = if packed { Matrix::new(packed_c, n).packed() } else { Matrix::new(c, n) };
         Gemm::new(Pass::Backward, sizes, factors[0], factors[1], c)
     };
     for candidate in &candidates {
-        let gemm = gemm(candidate.out);
+        let gemm = gemm(candidate.packed);
         let plan = candidate.plan(k);
         let words = plan.partial_words(&gemm.problem());
         let partials = (words > 0).then_some(View { words, ..room });
-        let units = match candidate.spare {
-            true => MatrixUnits { in_registers: false, workgroup_scope: false, ..units },
-            false => units,
-        };
         program.add_recording(&candidate.name(), units::record(&gemm, units, &plan, partials));
     }
     let start = Instant::now();
@@ -245,9 +212,9 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
     let errors: Vec<f64> = candidates
         .iter()
         .enumerate()
-        .map(|(id, candidate)| match candidate.out {
-            Out::Packed => sample.error(&mut executor, id, packed_c, n, Some(units.factor)),
-            _ => sample.error(&mut executor, id, c, n, None),
+        .map(|(id, candidate)| match candidate.packed {
+            true => sample.error(&mut executor, id, packed_c, n, Some(units.factor)),
+            false => sample.error(&mut executor, id, c, n, None),
         })
         .collect();
     let start = Instant::now();
@@ -267,11 +234,10 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
     println!("{m} x {k} x {n} {a}{b}: {} candidates, loaded in {loading_s:.1} s", candidates.len());
     let mut order: Vec<usize> = (0..candidates.len()).collect();
     order.sort_by(|&x, &y| shortest[x].total_cmp(&shortest[y]));
-    let best = UnitPlan::best(&gemm(Out::Direct).problem(), units, true);
+    let best = UnitPlan::best(&gemm(false).problem(), units, true);
     for (place, id) in order.into_iter().enumerate() {
         let plan = candidates[id].plan(k);
-        let taken =
-            UnitTile { staged: false, ..plan.tile } == best.tile && plan.block_terms == best.block_terms;
+        let taken = plan == best;
         // A NaN is wrong too.
         let wrong = !(errors[id] <= TOLERANCE);
         if place < lines || taken || wrong {
@@ -279,7 +245,7 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
                 "  {:6.1} TFLOP/s {:7.1} us (model {:7.1}) {}{}{}",
                 flops / shortest[id] * 1e-12,
                 shortest[id] * 1e6,
-                plan.estimate_us(&gemm(Out::Direct).problem()),
+                plan.estimate_us(&gemm(false).problem()),
                 candidates[id].name(),
                 if taken { " <- taken" } else { "" },
                 if wrong { format!(" WRONG: error {:.1e}", errors[id]) } else { String::new() },

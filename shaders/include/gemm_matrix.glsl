@@ -34,18 +34,14 @@ layout(std430, set = 0, binding = 2) writeonly buffer CPairs { uint c_uint[]; };
 layout(constant_id = 9) const uint ROW_MATRICES = 4; // matrices down and across that a subgroup sums
 layout(constant_id = 10) const uint COLUMN_MATRICES = 4;
 layout(constant_id = 11) const uint STEP = 32;  // terms of a share, a multiple of SIDE
-layout(constant_id = 12) const uint SHARES = 2; // shares in shared memory: 1 or 2
-layout(constant_id = 13) const uint A_PACKED = 0;
-layout(constant_id = 14) const uint B_PACKED = 0;
+layout(constant_id = 12) const uint A_PACKED = 0;
+layout(constant_id = 13) const uint B_PACKED = 0;
+layout(constant_id = 14) const uint C_PACKED = 0;
 layout(constant_id = 15) const uint SCALED = 0; // the scales are not all one
 layout(constant_id = 16) const uint SIDE = 16; // rows, columns and terms of the matrices, 8 or 16
 layout(constant_id = 17) const uint INVOCATIONS = 128;
 layout(local_size_x_id = 18) in; // the same; at least as many subgroups as SUBGROUPS
-layout(constant_id = 19) const uint C_PACKED = 0;
-layout(constant_id = 20) const uint AHEAD = 1;  // shares on their way in registers: 1 or 2
-layout(constant_id = 21) const uint STAGED = 0; // C goes through shared memory even where no edge cuts it off
-layout(constant_id = 22) const uint SPARE = 1;  // there may be more subgroups than SUBGROUPS
-layout(constant_id = 23) const uint LAST_APART = 1; // the last share is multiplied after the loop
+layout(constant_id = 19) const uint SPARE = 1; // there may be more subgroups than SUBGROUPS
 
 const uint SUBGROUPS_ACROSS = TILE_COLUMNS / (SIDE * COLUMN_MATRICES);
 const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
@@ -57,16 +53,16 @@ const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
 // are asked to, and then such an array lies in memory.
 
 // Adds the products of SIDE terms of a share to the sums.
-#define MULTIPLY_PART(share, part) \
+#define MULTIPLY_PART(part) \
     if (part * SIDE < STEP) { \
         coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA> left[ROW_MATRICES]; \
         [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) { \
-            uint at = left_base + left_at(share, i * SIDE, part * SIDE); \
+            uint at = left_base + left_at(i * SIDE, part * SIDE); \
             coopMatLoad(left[i], tile, at, LEFT_PITCH, LEFT_LAYOUT); \
         } \
         [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; ++j) { \
             coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> right; \
-            uint at = right_base + right_at(share, j * SIDE, part * SIDE); \
+            uint at = right_base + right_at(j * SIDE, part * SIDE); \
             coopMatLoad(right, tile, at, RIGHT_PITCH, RIGHT_LAYOUT); \
             [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) { \
                 sum[i * COLUMN_MATRICES + j] = coopMatMulAdd(left[i], right, sum[i * COLUMN_MATRICES + j]); \
@@ -74,32 +70,13 @@ const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
         } \
     }
 
-// Adds a share's products to the sums. Terms past the operands' ends are stored as zeros.
-#define MULTIPLY(share) \
+// Adds the share's products to the sums. Terms past the operands' ends are stored as zeros.
+#define MULTIPLY \
     if (SPARE == 0 || sums) { \
-        MULTIPLY_PART(share, 0) \
-        MULTIPLY_PART(share, 1) \
-        MULTIPLY_PART(share, 2) \
-        MULTIPLY_PART(share, 3) \
-    }
-
-// Share t + s of the terms, where there are two shares in memory or two on their way.
-#define WORK_ON(s) \
-    if (t + s < count) { \
-        if (SHARES > 1 && t + s + 1 < count) { \
-            store_share((s + 1) % AHEAD, (s + 1) % SHARES); \
-        } \
-        if (t + s + AHEAD + SHARES - 1 < count) { \
-            fetch_share((s + SHARES - 1) % AHEAD); \
-        } \
-        MULTIPLY(s % SHARES) \
-        barrier(); \
-        if (SHARES == 1) { \
-            if (t + s + 1 < count) { \
-                store_share((s + 1) % AHEAD, 0); \
-            } \
-            barrier(); \
-        } \
+        MULTIPLY_PART(0) \
+        MULTIPLY_PART(1) \
+        MULTIPLY_PART(2) \
+        MULTIPLY_PART(3) \
     }
 
 // Writes matrix (i, j) of the sums, and the one beside it if two are staged at a time.
@@ -108,20 +85,13 @@ const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
     if (i < ROW_MATRICES && j * STAGED_ACROSS < COLUMN_MATRICES) { \
         uint r = corner.y + row + i * SIDE; \
         uint col = corner.x + column + j * STAGED_ACROSS * SIDE; \
-        if (STAGED == 0 && C_PACKED == 0 && inside) { \
-            store_whole(SUM_AT(i, j * STAGED_ACROSS), c_start, r, col); \
-            if (STAGED_ACROSS == 2) { \
-                store_whole(SUM_AT(i, j * STAGED_ACROSS + 1), c_start, r, col + SIDE); \
-            } \
-        } else { \
-            stage(SUM_AT(i, j * STAGED_ACROSS), 0); \
-            if (STAGED_ACROSS == 2) { \
-                stage(SUM_AT(i, j * STAGED_ACROSS + 1), 1); \
-            } \
-            subgroupBarrier(); \
-            store_staged(inside, c_start, r, col); \
-            subgroupBarrier(); \
+        stage(SUM_AT(i, j * STAGED_ACROSS), 0); \
+        if (STAGED_ACROSS == 2) { \
+            stage(SUM_AT(i, j * STAGED_ACROSS + 1), 1); \
         } \
+        subgroupBarrier(); \
+        store_staged(inside, c_start, r, col); \
+        subgroupBarrier(); \
     }
 
 void main() {
@@ -137,41 +107,24 @@ void main() {
     [[unroll]] for (uint i = 0; i < ROW_MATRICES * COLUMN_MATRICES; ++i) {
         sum[i] = SUM(0.0);
     }
-    uint left_base = left_at(0, row, 0);
-    uint right_base = right_at(0, column, 0) - right_at(0, 0, 0);
+    uint left_base = left_at(row, 0);
+    uint right_base = right_at(column, 0) - right_at(0, 0);
     uint first = first_term(corner.y) / STEP * STEP;
     uint count = (end_of_terms(corner.y + TILE_ROWS) - first + STEP - 1) / STEP;
     begin_at(corner, first);
-    fetch_share(0);
-    store_share(0, 0);
-    if (AHEAD + SHARES > 2 && 1 < count) {
-        fetch_share(1 % AHEAD);
-    }
-    if (AHEAD + SHARES > 3 && 2 < count) {
-        fetch_share(2 % AHEAD);
-    }
+    fetch_share();
+    store_share();
     barrier();
-    if (AHEAD == 1 && SHARES == 1 && LAST_APART == 0) {
-        for (uint t = 0; t < count; ++t) {
-            WORK_ON(0)
-        }
-    } else if (AHEAD == 1 && SHARES == 1) {
-        // The last share apart, so that the loop has no branch.
-        for (uint t = 1; t < count; ++t) {
-            fetch_share(0);
-            MULTIPLY(0)
-            barrier();
-            store_share(0, 0);
-            barrier();
-        }
-        MULTIPLY(0)
+    // The last share apart, so that the loop has no branch.
+    for (uint t = 1; t < count; ++t) {
+        fetch_share();
+        MULTIPLY
         barrier();
-    } else {
-        for (uint t = 0; t < count; t += 2) {
-            WORK_ON(0)
-            WORK_ON(1)
-        }
+        store_share();
+        barrier();
     }
+    MULTIPLY
+    barrier();
     if (SPARE != 0 && !sums) {
         return;
     }

@@ -41,7 +41,7 @@ const uint STAGED_COLUMNS = STAGED_ACROSS * SIDE;
 const uint STAGED_PITCH = STAGED_COLUMNS / 4 + 2;
 const uint STAGING = SUBGROUPS * SIDE * STAGED_PITCH;
 
-shared uvec4 tile[SHARES * SHARE > STAGING ? SHARES * SHARE : STAGING];
+shared uvec4 tile[SHARE > STAGING ? SHARE : STAGING];
 
 // Finite numbers stay finite: a scaled gradient is worth more than the run's end.
 float scaled(float x, float scale) {
@@ -145,16 +145,16 @@ void begin_at(uvec2 corner, uint term) {
     right_from = (start + right_first.x * push.ldb + right_first.y) / RIGHT_UNIT;
 }
 
-uvec4 next_left[AHEAD * LEFT_FETCHES];
-uvec4 next_right[AHEAD * RIGHT_FETCHES];
+uvec4 next_left[LEFT_FETCHES];
+uvec4 next_right[RIGHT_FETCHES];
 
-// Fetches the next share into the registers `set`.
-void fetch_share(uint set) {
+// Fetches the next share into registers.
+void fetch_share() {
     [[unroll]] for (uint i = 0; i < LEFT_FETCHES; ++i) {
-        next_left[set * LEFT_FETCHES + i] = fetch_left(i * (INVOCATIONS / LEFT_WIDTH));
+        next_left[i] = fetch_left(i * (INVOCATIONS / LEFT_WIDTH));
     }
     [[unroll]] for (uint i = 0; i < RIGHT_FETCHES; ++i) {
-        next_right[set * RIGHT_FETCHES + i] = fetch_right(i * (INVOCATIONS / RIGHT_WIDTH));
+        next_right[i] = fetch_right(i * (INVOCATIONS / RIGHT_WIDTH));
     }
     left_first += uvec2(TRANS_A != 0 ? STEP : 0, TRANS_A != 0 ? 0 : STEP);
     right_first += uvec2(TRANS_B != 0 ? 0 : STEP, TRANS_B != 0 ? STEP : 0);
@@ -162,30 +162,30 @@ void fetch_share(uint set) {
     right_from += TRANS_B != 0 ? STEP / RIGHT_UNIT : STEP * (push.ldb / RIGHT_UNIT);
 }
 
-// Puts what was fetched into the registers `set` into a share.
-void store_share(uint set, uint share) {
+// Puts what was fetched into shared memory.
+void store_share() {
     uint slot = gl_LocalInvocationIndex % LEFT_WIDTH;
-    uint at = share * SHARE + gl_LocalInvocationIndex / LEFT_WIDTH * LEFT_PITCH + slot;
+    uint at = gl_LocalInvocationIndex / LEFT_WIDTH * LEFT_PITCH + slot;
     [[unroll]] for (uint i = 0; i < LEFT_FETCHES; ++i) {
-        tile[at + i * (INVOCATIONS / LEFT_WIDTH * LEFT_PITCH)] = next_left[set * LEFT_FETCHES + i];
+        tile[at + i * (INVOCATIONS / LEFT_WIDTH * LEFT_PITCH)] = next_left[i];
     }
     slot = gl_LocalInvocationIndex % RIGHT_WIDTH;
-    at = share * SHARE + LEFT_SHARE + gl_LocalInvocationIndex / RIGHT_WIDTH * RIGHT_PITCH + slot;
+    at = LEFT_SHARE + gl_LocalInvocationIndex / RIGHT_WIDTH * RIGHT_PITCH + slot;
     [[unroll]] for (uint i = 0; i < RIGHT_FETCHES; ++i) {
-        tile[at + i * (INVOCATIONS / RIGHT_WIDTH * RIGHT_PITCH)] = next_right[set * RIGHT_FETCHES + i];
+        tile[at + i * (INVOCATIONS / RIGHT_WIDTH * RIGHT_PITCH)] = next_right[i];
     }
 }
 
-// Where a matrix of a share begins: `along` the tile's rows or columns, `term` terms into the share. The place of
+// Where a matrix begins: `along` the tile's rows or columns, `term` terms into the share. The place of
 // a sum is the sum of places, as a subgroup's part is as long as a power of two.
-uint left_at(uint share, uint along, uint term) {
+uint left_at(uint along, uint term) {
     uvec2 place = TRANS_A != 0 ? uvec2(term, along) : uvec2(along, term);
     uint octs = place.x / LEFT_FOLDED * LEFT_OCTS + place.y / 8;
-    return share * SHARE + place.x % LEFT_FOLDED * LEFT_PITCH + octs;
+    return place.x % LEFT_FOLDED * LEFT_PITCH + octs;
 }
 
-uint right_at(uint share, uint along, uint term) {
+uint right_at(uint along, uint term) {
     uvec2 place = TRANS_B != 0 ? uvec2(along, term) : uvec2(term, along);
     uint octs = place.x / RIGHT_FOLDED * RIGHT_OCTS + place.y / 8;
-    return share * SHARE + LEFT_SHARE + place.x % RIGHT_FOLDED * RIGHT_PITCH + octs;
+    return LEFT_SHARE + place.x % RIGHT_FOLDED * RIGHT_PITCH + octs;
 }

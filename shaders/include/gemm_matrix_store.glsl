@@ -18,7 +18,7 @@ vec4 quad(uint at, uint column) {
         element(bits.w, column + 3));
 }
 
-// Writes what the subgroup has staged, side by side lanes side by side elements. `inside` if no edge cuts it
+// Writes what the subgroup has staged, eights or fours of elements side by side. `inside` if no edge cuts it
 // off. A packed row has an even number of columns.
 void store_staged(bool inside, uint c_start, uint row, uint column) {
     const uint wide = C_PACKED != 0 ? 8 : 4; // elements that are written at once
@@ -54,22 +54,4 @@ void store_staged(bool inside, uint c_start, uint row, uint column) {
             }
         }
     }
-}
-
-// Writes a matrix that lies in C as a whole, in rows that start at multiples of four, past shared memory.
-void store_whole(SUM sum, uint c_start, uint row, uint column) {
-    if (push.use_bias != 0) {
-        SUM row_of_bias;
-        coopMatLoad(row_of_bias, bias, column, 0, ROW_MAJOR);
-        if (SCALED != 0) {
-            sum *= push.c_scale;
-        }
-        sum += row_of_bias;
-    }
-    bool scale = SCALED != 0 && push.use_bias == 0;
-    [[unroll]] for (uint i = 0; i < sum.length(); ++i) {
-        float total = scale ? sum[i] * push.c_scale : sum[i];
-        sum[i] = push.causal == CAUSAL_BLOCKS ? total : snap(total);
-    }
-    coopMatStore(sum, c, c_start + row * push.ldc + column, push.ldc, ROW_MAJOR);
 }

@@ -27,35 +27,14 @@ pub struct UnitTile {
     pub part_columns: usize,
     /// Terms that shared memory holds at a time.
     pub step: usize,
-    /// Shares of so many terms in shared memory: 1 or 2.
-    pub shares: usize,
-    /// Shares on their way in registers: 1 or 2.
-    pub ahead: usize,
-    /// The last share is multiplied after the loop over the others, which then has no branch.
-    pub last_apart: bool,
-    /// The result goes through shared memory even where it need not.
-    pub staged: bool,
     /// Rows of tiles that are worked on at a time.
     pub band: usize,
 }
 
 impl UnitTile {
-    const SHAPELESS: UnitTile = UnitTile {
-        rows: 0,
-        columns: 0,
-        part_rows: 0,
-        part_columns: 0,
-        step: 32,
-        shares: 1,
-        ahead: 1,
-        last_apart: true,
-        staged: false,
-        band: 8,
-    };
-
     /// A tile of these sizes, parted so.
     pub const fn new([rows, columns]: [usize; 2], [part_rows, part_columns]: [usize; 2]) -> UnitTile {
-        UnitTile { rows, columns, part_rows, part_columns, ..UnitTile::SHAPELESS }
+        UnitTile { rows, columns, part_rows, part_columns, step: 32, band: 8 }
     }
 
     fn subgroups(&self) -> usize {
@@ -97,7 +76,7 @@ impl UnitTile {
         let side = units.side as usize;
         let across = if (self.part_columns / side).is_multiple_of(2) { 2 } else { 1 };
         let staging = self.subgroups() * side * (across * side / 4 + 2);
-        (16 * (self.shares * share).max(staging)) as u64
+        (16 * share.max(staging)) as u64
     }
 
     fn workgroups(&self, problem: &Problem) -> [usize; 3] {
@@ -123,12 +102,13 @@ pub struct UnitPlan {
 }
 
 /// The device that plans are made for, an NVIDIA H100: the products that a processor adds up in a cycle in
-/// the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch
-/// take beside their work.
-const PRODUCTS_A_CYCLE: f64 = 600.0;
+/// the largest tile, words that memory moves in a cycle, and the cycles that a workgroup, an element of its
+/// result and a dispatch take beside their work.
+const PRODUCTS_A_CYCLE: f64 = 690.0;
 const CYCLES_A_US: f64 = 1755.0;
 const WORDS_A_CYCLE: f64 = 400.0;
 const WORKGROUP_CYCLES: f64 = 2000.0;
+const CYCLES_A_RESULT: f64 = 0.25;
 const DISPATCH_CYCLES: f64 = 5000.0;
 
 /// Blocks are as long as a multiple of this, so that they begin where a share does.
@@ -175,7 +155,7 @@ impl UnitPlan {
         }
     }
 
-    /// The estimate of the time that the product takes on an NVIDIA H100.
+    /// The estimate of the time that the product takes on an NVIDIA H100 or H200.
     pub fn estimate_us(&self, problem: &Problem) -> f64 {
         self.cycles(problem) / CYCLES_A_US
     }
@@ -185,10 +165,12 @@ impl UnitPlan {
         let UnitTile { rows, columns, .. } = self.tile;
         let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
         let products = (rows * columns * self.block_terms.min(problem.k)) as f64;
-        // Smaller tiles read more memory for the same work: a quarter of the tile at a third of the speed.
+        // Smaller tiles read more memory for the same work: a quarter of the tile at a bit more than half the speed.
         let reuse = 2.0 * (rows * columns) as f64 / (rows + columns) as f64;
-        let efficiency = libm::pow((reuse / 128.0).min(1.0), 1.6);
-        let one = products / (PRODUCTS_A_CYCLE * efficiency) + WORKGROUP_CYCLES;
+        let efficiency = libm::pow((reuse / 128.0).min(1.0), 0.8);
+        let one = products / (PRODUCTS_A_CYCLE * efficiency)
+            + WORKGROUP_CYCLES
+            + CYCLES_A_RESULT * (rows * columns) as f64;
         let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
         let summed = if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 };
         rounds(workgroups, self.tile.resident()) * one + summed
@@ -262,7 +244,6 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
         row_matrices: word(tile.part_rows) / units.side,
         column_matrices: word(tile.part_columns) / units.side,
         step: word(tile.step),
-        shares: word(tile.shares),
         a_packed: gemm.a.packed.into(),
         b_packed: gemm.b.packed.into(),
         scaled: (held || scales != [1.0; 4]).into(),
@@ -270,9 +251,6 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
         invocations,
         local_size_x: invocations,
         c_packed: gemm.c.packed.into(),
-        ahead: word(tile.ahead),
-        staged: tile.staged.into(),
-        last_apart: tile.last_apart.into(),
         spare: may_have_spare_subgroups(units).into(),
     };
     let trans = [problem.a.trans, problem.b.trans];
