@@ -1,7 +1,8 @@
 //! Times of fused attention in `mixed` by the device's clock, every variant checked against the f32 kernels:
 //! `cargo bench --bench attention -- [DEVICE] [BxHxTxD] [SHOWN] [RUNS]`.
 //!
-//! Prints the fastest SHOWN variants of each kernel, the one that is taken marked, and the sum of those taken.
+//! Prints the fastest SHOWN variants of each kernel, the one that is taken marked, and the sum of those
+//! taken.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,8 @@ const ROUNDS: usize = 4;
 /// How long the device is kept busy beforehand.
 const WARM: Duration = Duration::from_millis(300);
 
-/// What a variant's results may be off by, of their norm; its heads' gradient has the standard deviation D_SIZE.
+/// What a variant's results may be off by, of their norm; its heads' gradient has the standard deviation
+/// D_SIZE.
 const LIMIT: f64 = 4e-3;
 const D_SIZE: f64 = 1e-3;
 
@@ -182,7 +184,7 @@ fn errors(device: &Arc<Device>, d_head: usize, traits: &Traits) -> Vec<f64> {
 
 /// The larger; NaN if any is.
 fn worse(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b > a { b } else { a }
+    if b.is_nan() || b > a { b } else { a }
 }
 
 /// The norm of the difference, of the wanted numbers'.

@@ -14,10 +14,10 @@ layout(constant_id = 4) const uint WIDE = 1;       // 1: every head's channels c
 layout(constant_id = 5) const uint DROPOUT = 0;    // 1: probabilities are dropped
 layout(constant_id = 6) const uint SIDE = 16;      // of the matrices that matrix units multiply
 layout(constant_id = 7) const uint INVOCATIONS = 64;  // of a workgroup
-layout(constant_id = 8) const uint PREFETCH = 0;      // 1: a block is fetched while the one before is worked on
+layout(constant_id = 8) const uint PREFETCH = 0;      // 1: a block is fetched while another is worked on
 layout(constant_id = 9) const uint AT_ONCE = 1;       // tiles of a block's columns that are worked on at once
 layout(constant_id = 10) const uint HEADS = 0;         // heads that are worked on at a time; 0: all
-layout(constant_id = 11) const uint PACKED = 0;        // 1: but for lse and delta, tensors hold two 16-bit floats a word
+layout(constant_id = 11) const uint PACKED = 0;        // 1: tensors hold two 16-bit floats a word
 layout(constant_id = 12) const uint OWN = 1;           // tiles of rows that a subgroup owns
 
 layout(push_constant) uniform Push {

@@ -1,8 +1,9 @@
 // What the fused attention kernels on matrix units share. A workgroup's block of scores is ROW_COUNT x
 // COLUMN_COUNT, in tiles of SIDE x SIDE; each subgroup owns OWN tiles of rows. The rows' factors stay in its
-// matrices, and what belongs to the columns goes through shared memory in 16 bits; a matrix of it that a subgroup
-// loads meets all the rows that it owns. How a device lays a matrix out over a subgroup is unknown, so what needs
-// rows or columns goes through scratch memory, or takes numbers of rows and columns from matrices of the same kind.
+// matrices, and what belongs to the columns goes through shared memory in 16 bits; a matrix of it that a
+// subgroup loads meets all the rows that it owns. How a device lays a matrix out over a subgroup is unknown,
+// so what needs rows or columns goes through scratch memory, or takes numbers of rows and columns from
+// matrices of the same kind.
 //
 // The including shader defines ROW_COUNT and COLUMN_COUNT; FACTOR_BF16 for factors of that type; IN_REGISTERS
 // where sums become factors, and rows are reduced, without memory (conversions and reductions of
@@ -39,8 +40,8 @@ const uint PITCH = EIGHTS + 1;         // of a staged row, in uvec4s: eight fact
 const uint SCRATCH_PITCH = SIDE / 4 + 1;  // of a row of sums, in vec4s
 const uint PACKED_PITCH = SIDE / 8 + 1;   // of a row of factors, in uvec4s
 
-// Scratch memory of each unit, and of all subgroups that have none. Little shared memory means many workgroups
-// at a time: where it is needed only before and after the columns, it lies where those are staged.
+// Scratch memory of each unit, and of all subgroups that have none. Little shared memory means many
+// workgroups at a time: where it is needed only before and after the columns, it lies where those are staged.
 const uint SCRATCHES = UNITS + 1;
 const uint SCRATCH_SIZE = SIDE * SCRATCH_PITCH;
 #ifdef IN_REGISTERS
@@ -119,7 +120,8 @@ vec4 bounded(vec4 x) {
     return vec4(bounded(x.x), bounded(x.y), bounded(x.z), bounded(x.w));
 }
 
-// Eight channels from `channel` on, a multiple of 8, of the position whose channels begin at `at`, as factors.
+// Eight channels from `channel` on, a multiple of 8, of the position whose channels begin at `at`, as
+// factors.
 #define LOAD_EIGHT(name)                                                                  \
     uvec4 load_##name(uint at, uint channel) {                                           \
         uint n = at + channel;                                                           \
@@ -141,9 +143,9 @@ float unscaled() {
 }
 
 // The 2 * COLUMN_COUNT rows that belong to a block's columns are staged in two parts: first they are fetched,
-// then, when nobody needs the block before any more, stored; zeros past the last position. No branches, so that
-// the loads overlap. fetch_eight gives eight channels of a position, of the first or the second of what belongs
-// to columns.
+// then, when nobody needs the block before any more, stored; zeros past the last position. No branches, so
+// that the loads overlap. fetch_eight gives eight channels of a position, of the first or the second of what
+// belongs to columns.
 uvec4 fetch_eight(bool second, uint position, uint channel);
 
 const uint FETCHES = (2 * COLUMN_COUNT * EIGHTS + INVOCATIONS - 1) / INVOCATIONS;
@@ -312,8 +314,8 @@ SUM_MATRIX columns_less_rows() {
     return columns - rows;
 }
 
-// Stores the OWN tiles of a unit's rows of sums from position `first` on, as far as there are positions. What is
-// packed goes through the rows' place in the stage.
+// Stores the OWN tiles of a unit's rows of sums from position `first` on, as far as there are positions. What
+// is packed goes through the rows' place in the stage.
 #define STORE_ROWS(name, at, sum, first, unit)                                           \
     [[unroll]] for (uint r_ = 0; r_ < OWN; ++r_) {                                       \
         uint slot_ = (unit) * SIDE * PITCH;                                              \
@@ -331,7 +333,8 @@ SUM_MATRIX columns_less_rows() {
                     uint quad_ = n_ % (SIDE / 4);                                        \
                     uint position_ = (first) + r_ * SIDE + row_;                         \
                     if ((unit) < UNITS && position_ < push.context) {                    \
-                        name##_vec4[(at(position_) + c_ * SIDE) / 4 + quad_] = stored_sums(unit, row_, quad_); \
+                        uint to_ = (at(position_) + c_ * SIDE) / 4 + quad_;              \
+                        name##_vec4[to_] = stored_sums(unit, row_, quad_);               \
                     }                                                                    \
                 }                                                                        \
             }                                                                            \

@@ -6,7 +6,7 @@
 #include "exact.glsl"
 
 layout(std430, set = 0, binding = 0) readonly buffer Qkv { float qkv[]; };            // [B,T,3C]
-layout(std430, set = 0, binding = 1) readonly buffer Step { uint step_number[]; };    // [2], as in dropout.comp
+layout(std430, set = 0, binding = 1) readonly buffer Step { uint step_number[]; }; // [2], as in dropout.comp
 layout(std430, set = 0, binding = 2) writeonly buffer Heads { float heads[]; };       // [B,T,C]
 layout(std430, set = 0, binding = 3) writeonly buffer Lse { float lse[]; };           // [B,H,T]
 layout(std430, set = 0, binding = 0) readonly buffer QkvQuads { vec4 qkv_vec4[]; };
@@ -20,7 +20,8 @@ uvec4 fetch_eight(bool second, uint position, uint channel) {
     return load_qkv(second ? VALUE_AT(position) : KEY_AT(position), channel);
 }
 
-// Scores of which an exponential is taken are at most so far above what counts as the largest, in powers of two.
+// Scores of which an exponential is taken are at most so far above what counts as the largest, in powers of
+// two.
 const float SLACK = 8.0;
 
 // The block's columns, AT_ONCE tiles at a time. `masked`: some may be past the diagonal.
@@ -38,7 +39,8 @@ const float SLACK = 8.0;
                 }                                                                                          \
                 if (masked) {                                                                              \
                     SUM_MATRIX beyond = columns_less_rows();                                               \
-                    float diagonal = float(first_query + n / AT_ONCE * SIDE) - float(key + n % AT_ONCE * SIDE); \
+                    uint row = first_query + n / AT_ONCE * SIDE;                                           \
+                    float diagonal = float(row) - float(key + n % AT_ONCE * SIDE);                         \
                     [[unroll]] for (uint i = 0; i < s[n].length(); ++i) {                                  \
                         s[n][i] = beyond[i] > diagonal ? LOWEST : s[n][i];                                 \
                     }                                                                                      \
@@ -64,7 +66,7 @@ const float SLACK = 8.0;
                     [[unroll]] for (uint c = 0; c < DEPTH; ++c) {                                          \
                         output_[r * DEPTH + c] = output_[r * DEPTH + c] * shrink;                          \
                     }                                                                                      \
-                    [[unroll]] for (uint n = 0; n < AT_ONCE; ++n) s[r * AT_ONCE + n] = s[r * AT_ONCE + n] - above; \
+                    [[unroll]] for (uint n = r * AT_ONCE; n < (r + 1) * AT_ONCE; ++n) s[n] = s[n] - above; \
                 }                                                                                          \
             }                                                                                              \
             [[unroll]] for (uint n = 0; n < AT_ONCE; ++n) {                                                \
@@ -138,7 +140,9 @@ void main() {
                 store_sums(lse_, unit);
                 for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {
                     uint query = first_query + r * SIDE + row;
-                    if (unit < UNITS && query < push.context) lse[row_at(query)] = stored_sums(unit, row, 0).x;
+                    if (unit < UNITS && query < push.context) {
+                        lse[row_at(query)] = stored_sums(unit, row, 0).x;
+                    }
                 }
             }
             STORE_ROWS(heads, heads_at, output_, first_query, unit)

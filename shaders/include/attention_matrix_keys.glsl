@@ -1,6 +1,6 @@
-// Causal attention on matrix units, backward, the gradients of keys and values: a workgroup computes one block
-// of keys, going over the blocks of queries from the diagonal on. Scores are transposed here: a row for each
-// key, a column for each query.
+// Causal attention on matrix units, backward, the gradients of keys and values: a workgroup computes one
+// block of keys, going over the blocks of queries from the diagonal on. Scores are transposed here: a row for
+// each key, a column for each query.
 #define ROW_COUNT KEYS
 #define COLUMN_COUNT QUERIES
 #include "attention_matrix.glsl"
@@ -9,8 +9,8 @@ layout(std430, set = 0, binding = 0) readonly buffer Qkv { float qkv[]; };      
 layout(std430, set = 0, binding = 1) readonly buffer DHeads { float d_heads[]; };     // [B,T,C]
 layout(std430, set = 0, binding = 2) readonly buffer Lse { float lse[]; };            // [B,H,T]
 layout(std430, set = 0, binding = 3) readonly buffer Delta { float delta[]; };        // [B,H,T]
-layout(std430, set = 0, binding = 4) readonly buffer Step { uint step_number[]; };    // [2], as in dropout.comp
-layout(std430, set = 0, binding = 5) writeonly buffer DQkv { float d_qkv[]; };        // [B,T,3C]: keys and values
+layout(std430, set = 0, binding = 4) readonly buffer Step { uint step_number[]; }; // [2], as in dropout.comp
+layout(std430, set = 0, binding = 5) writeonly buffer DQkv { float d_qkv[]; }; // [B,T,3C]: keys and values
 layout(std430, set = 0, binding = 0) readonly buffer QkvQuads { vec4 qkv_vec4[]; };
 layout(std430, set = 0, binding = 1) readonly buffer DHeadsQuads { vec4 d_heads_vec4[]; };
 layout(std430, set = 0, binding = 5) writeonly buffer DQkvQuads { vec4 d_qkv_vec4[]; };
@@ -57,7 +57,8 @@ uvec4 fetch_eight(bool second, uint position, uint channel) {
                 [[unroll]] for (uint i = 0; i < s[n].length(); ++i) s[n][i] = exp2(s[n][i] * to_base_2);   \
                 if (masked) {                                                                              \
                     SUM_MATRIX beyond = columns_less_rows();                                               \
-                    float diagonal = float(first_key + n / AT_ONCE * SIDE) - float(query + n % AT_ONCE * SIDE); \
+                    uint row = first_key + n / AT_ONCE * SIDE;                                             \
+                    float diagonal = float(row) - float(query + n % AT_ONCE * SIDE);                       \
                     [[unroll]] for (uint i = 0; i < s[n].length(); ++i) {                                  \
                         s[n][i] = beyond[i] < diagonal ? 0.0 : s[n][i];                                    \
                     }                                                                                      \
@@ -71,7 +72,8 @@ uvec4 fetch_eight(bool second, uint position, uint channel) {
                     if (DROPOUT != 0) {                                                                    \
                         SUM_MATRIX minus_delta, factors;                                                   \
                         coopMatLoad(minus_delta, column_delta, (q + n) * SIDE, 0, ROW_MAJOR);              \
-                        factors = dropout_tile(step, query + n * SIDE, first_key + r * SIDE, COLUMN_MAJOR, unit); \
+                        uint row = first_key + r * SIDE;                                                   \
+                        factors = dropout_tile(step, query + n * SIDE, row, COLUMN_MAJOR, unit);           \
                         p = p * factors;                                                                   \
                         d_p[m] = d_p[m] * factors + minus_delta;                                           \
                     }                                                                                      \

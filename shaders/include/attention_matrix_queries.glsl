@@ -1,6 +1,6 @@
 // Causal attention on matrix units, backward, the queries' gradient: a workgroup computes one block of
-// queries, going over the blocks of keys up to the diagonal. It also writes delta, each row's sum of d_heads *
-// heads, for the keys' kernel after it.
+// queries, going over the blocks of keys up to the diagonal. It also writes delta, each row's sum of d_heads
+// * heads, for the keys' kernel after it.
 #define ROW_COUNT QUERIES
 #define COLUMN_COUNT KEYS
 #include "attention_matrix.glsl"
@@ -9,9 +9,9 @@ layout(std430, set = 0, binding = 0) readonly buffer Qkv { float qkv[]; };      
 layout(std430, set = 0, binding = 1) readonly buffer Heads { float heads[]; };        // [B,T,C]
 layout(std430, set = 0, binding = 2) readonly buffer DHeads { float d_heads[]; };     // [B,T,C]
 layout(std430, set = 0, binding = 3) readonly buffer Lse { float lse[]; };            // [B,H,T]
-layout(std430, set = 0, binding = 4) readonly buffer Step { uint step_number[]; };    // [2], as in dropout.comp
+layout(std430, set = 0, binding = 4) readonly buffer Step { uint step_number[]; }; // [2], as in dropout.comp
 layout(std430, set = 0, binding = 5) writeonly buffer Delta { float delta[]; };       // [B,H,T]
-layout(std430, set = 0, binding = 6) writeonly buffer DQkv { float d_qkv[]; };        // [B,T,3C]: the queries' part
+layout(std430, set = 0, binding = 6) writeonly buffer DQkv { float d_qkv[]; }; // [B,T,3C]: the queries' part
 layout(std430, set = 0, binding = 0) readonly buffer QkvQuads { vec4 qkv_vec4[]; };
 layout(std430, set = 0, binding = 1) readonly buffer HeadsQuads { vec4 heads_vec4[]; };
 layout(std430, set = 0, binding = 2) readonly buffer DHeadsQuads { vec4 d_heads_vec4[]; };
@@ -88,7 +88,9 @@ uvec4 fetch_eight(bool second, uint position, uint channel) {
                         s[n][i] = beyond[i] > diagonal ? 0.0 : s[n][i];                                    \
                     }                                                                                      \
                 }                                                                                          \
-                [[unroll]] for (uint i = 0; i < s[n].length(); ++i) s[n][i] = SCALED_SCORE(s[n][i] * d_p[n][i]); \
+                [[unroll]] for (uint i = 0; i < s[n].length(); ++i) {                                      \
+                    s[n][i] = SCALED_SCORE(s[n][i] * d_p[n][i]);                                           \
+                }                                                                                          \
             }                                                                                              \
             [[unroll]] for (uint n = 0; n < AT_ONCE; ++n) {                                                \
                 LEFT_MATRIX left[OWN];                                                                     \

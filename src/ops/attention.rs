@@ -47,8 +47,8 @@ struct Plan {
     heads: usize,
 }
 
-/// What the forward pass reads and writes. If [`FusedAttention::packs`], qkv and heads hold two factors of the
-/// device's matrix units a word.
+/// What the forward pass reads and writes. If [`FusedAttention::packs`], qkv and heads hold two factors of
+/// the device's matrix units a word.
 #[derive(Clone, Copy, Debug)]
 pub struct ForwardViews {
     /// `[B,T,3C]`
@@ -61,8 +61,8 @@ pub struct ForwardViews {
     pub lse: View,
 }
 
-/// What the backward pass reads and writes. If [`FusedAttention::packs`], d_heads and d_qkv hold two factors a
-/// word, in f16 multiplied by [`GRADIENT_SCALE`].
+/// What the backward pass reads and writes. If [`FusedAttention::packs`], d_heads and d_qkv hold two factors
+/// a word, in f16 multiplied by [`GRADIENT_SCALE`].
 #[derive(Clone, Copy, Debug)]
 pub struct BackwardViews {
     /// As the forward pass left it.
@@ -150,64 +150,42 @@ impl Kernels {
         of_each_part[part as usize]
     }
 
-    /// Plans of a part, the best first.
+    /// Plans of a part, the best first as measured on an H200 for heads of 64 channels.
     fn plans(self, part: Part) -> Vec<Plan> {
+        let in_registers = matches!(self, Kernels::Matrix(units) if units.in_registers);
         let plan = |&(owned, other, own, at_once): &(usize, usize, usize, usize)| {
             let blocks = part.blocks(owned, other);
-            Plan { blocks, prefetch: self != Kernels::F32, own, at_once, heads: 32 }
+            // Sums that pass through memory leave room to fetch ahead; else more workgroups are worth more.
+            let prefetch = self != Kernels::F32 && !in_registers;
+            Plan { blocks, prefetch, own, at_once, heads: if in_registers { 64 } else { 32 } }
         };
         let sizes: &[_] = match (self, part) {
             (Kernels::F32, _) => &[(64, 32, 1, 1), (32, 32, 1, 1), (32, 16, 1, 1), (16, 16, 1, 1)],
-            (Kernels::Matrix(units), _) if !units.in_registers || units.side != 16 => {
-                &[(64, 32, 1, 1), (32, 32, 1, 1), (32, 16, 2, 2), (16, 16, 1, 1)]
+            (Kernels::Matrix(units), _) if !in_registers || units.side != 16 => {
+                &[(64, 32, 1, 1), (32, 32, 1, 1), (32, 32, 2, 2), (16, 16, 1, 1)]
             }
-            (Kernels::Matrix(_), Part::Forward) => &[
-                (64, 32, 1, 2),
-                (64, 32, 1, 1),
-                (64, 64, 1, 2),
-                (64, 64, 1, 4),
-                (128, 32, 2, 1),
-                (128, 32, 2, 2),
-                (128, 64, 2, 2),
-                (64, 32, 2, 1),
-                (64, 32, 2, 2),
-                (128, 32, 1, 2),
-                (128, 64, 1, 2),
-                (16, 16, 1, 1),
-            ],
-            (Kernels::Matrix(_), Part::BackwardQueries) => &[
-                (64, 32, 1, 1),
-                (64, 32, 1, 2),
-                (64, 64, 1, 1),
-                (64, 64, 1, 2),
-                (128, 32, 2, 1),
-                (128, 64, 2, 1),
-                (64, 32, 2, 1),
-                (128, 32, 1, 1),
-                (128, 64, 1, 2),
-                (16, 16, 1, 1),
-            ],
-            (Kernels::Matrix(_), Part::BackwardKeys) => &[
-                (64, 32, 1, 1),
-                (64, 32, 1, 2),
-                (64, 64, 1, 1),
-                (64, 64, 1, 2),
-                (64, 16, 1, 1),
-                (128, 64, 1, 1),
-                (128, 32, 1, 1),
-                (16, 16, 1, 1),
-            ],
+            (Kernels::Matrix(_), Part::Forward) => {
+                &[(128, 64, 1, 2), (64, 32, 1, 2), (128, 64, 2, 2), (32, 32, 1, 2), (16, 16, 1, 1)]
+            }
+            (Kernels::Matrix(_), Part::BackwardQueries) => {
+                &[(128, 64, 1, 2), (64, 32, 1, 2), (128, 64, 2, 1), (32, 32, 1, 2), (16, 16, 1, 1)]
+            }
+            (Kernels::Matrix(_), Part::BackwardKeys) => {
+                &[(64, 32, 1, 1), (64, 32, 1, 2), (64, 64, 1, 1), (32, 32, 1, 1), (16, 16, 1, 1)]
+            }
         };
         sizes.iter().map(plan).collect()
     }
 
-    /// The plans of a part, and ways to go about them otherwise: to be timed.
+    /// The plans of a part, and the same gone about otherwise: to be timed.
     fn variants(self, part: Part) -> Vec<Plan> {
         let plans = self.plans(part);
-        let fewer_or_more = [16, 64, 0].map(|heads| Plan { heads, ..plans[0] });
-        let not_ahead =
-            plans.iter().filter(|plan| plan.prefetch).map(|plan| Plan { prefetch: false, ..*plan });
-        plans.iter().copied().chain(not_ahead).chain(fewer_or_more).collect()
+        let otherwise = |plan: &Plan| match self {
+            Kernels::F32 => Plan { heads: 0, ..*plan },
+            Kernels::Matrix(_) => Plan { prefetch: !plan.prefetch, ..*plan },
+        };
+        let others: Vec<Plan> = plans.iter().map(otherwise).collect();
+        [plans, others].concat()
     }
 
     /// D, rounded up to what a kernel's invocations share among them; the channels past D are zeros.
@@ -344,9 +322,7 @@ impl FusedAttention {
         let Plan { blocks: Blocks { queries, keys }, prefetch, own, at_once, heads } = plan;
         let invocations = self.kernels.invocations(part, plan);
         let ahead = if prefetch { ", ahead" } else { "" };
-        format!(
-            "{queries} queries x {keys} keys, {invocations} threads of {own} rows, {at_once} at once, {heads} heads{ahead}"
-        )
+        format!("{queries} x {keys}, {invocations} threads of {own} x {at_once} tiles, {heads} heads{ahead}")
     }
 
     /// True if no factor is rounded to 16 bits.
