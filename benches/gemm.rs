@@ -1,7 +1,13 @@
 //! GFLOP/s of the matrix product: `cargo bench --bench gemm` on the CPU executor,
 //! `cargo bench --bench gemm -- vulkan [DEVICE]` on a Vulkan device.
 //!
+//! After the device, `tilings` compares tiles of the exact kernels, and `units [LINES [MxKxN:nt...]]` tiles of
+//! the matrix units', the best LINES of each shape.
+//!
 //! The sizes are the products of a training step of `nano` (batch 12, context 64), then large ones.
+
+#[path = "gemm/unit_tiles.rs"]
+mod unit_tiles;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +15,6 @@ use std::time::{Duration, Instant};
 use hlx::cpu::CpuExecutor;
 use hlx::exact::fill_normal;
 use hlx::ops::gemm::fast::FastTile;
-use hlx::ops::gemm::units::{self, UnitPlan, UnitTile};
 use hlx::ops::gemm::{Gemm, Matrix, Pass, Tiling};
 use hlx::recording::{Dispatch, Executor, Group, Program, RecordingId, Residence, View};
 use hlx::vulkan::{Device, Selection, VulkanExecutor};
@@ -155,70 +160,6 @@ fn compare_tilings(device: &Arc<Device>) {
     }
 }
 
-/// How long a card is kept busy before anything is timed: it takes a while to come to its full speed.
-const WARM: Duration = Duration::from_millis(400);
-
-/// Runs of a candidate in each round.
-const UNIT_RUNS: usize = 10;
-
-/// TFLOP/s of the product of packed factors on matrix units with tiles of several kinds: every candidate is
-/// loaded before the first is timed.
-fn compare_unit_tiles(device: &Arc<Device>) {
-    let units = device.info().matrix_units.expect("a device with matrix units");
-    let tile = UnitTile::new;
-    let kinds = [
-        tile([128, 128], [64, 64]),
-        tile([128, 128], [64, 32]),
-        tile([256, 128], [64, 64]),
-        tile([128, 256], [64, 64]),
-        tile([128, 64], [64, 64]),
-        tile([64, 64], [32, 32]),
-    ];
-    let tiles: Vec<UnitTile> = kinds
-        .into_iter()
-        .flat_map(|tile| {
-            [(16, 1), (32, 1), (32, 2), (64, 1)].map(|(step, shares)| UnitTile { step, shares, ..tile })
-        })
-        .flat_map(|tile| [1, 8].map(|band| UnitTile { band, ..tile }))
-        .filter(|tile| (tile.rows + tile.columns) * (tile.step + 8) * tile.shares * 2 <= 48 << 10)
-        .collect();
-    for sizes in [[16384, 768, 3072], [16384, 3072, 768], [768, 16384, 3072], [4096, 4096, 4096]] {
-        let nt = product(sizes, ['N', 'T'], 1);
-        let [m, k, n] = sizes;
-        let mut program = Program::default();
-        let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
-        let (a, b, c) = (add("a", m * k / 2), add("b", k * n / 2), add("c", m * n));
-        let operands = (Matrix::new(a, k).packed(), Matrix::new(b, k).packed().transposed());
-        let gemm = Gemm::new(Pass::Backward, sizes, operands.0, operands.1, Matrix::new(c, n));
-        for tile in &tiles {
-            let plan = UnitPlan { tile: *tile, block_terms: k };
-            program.add_recording(&format!("{tile:?}"), units::record(&gemm, units, &plan, None));
-        }
-        let mut executor = VulkanExecutor::load(device, program).expect("it fits");
-        for view in [a, b] {
-            // Pairs of bfloat16 numbers between 1 and 2, of either sign.
-            let word = |i: usize| (i as u32).wrapping_mul(2_654_435_761) & 0x807f_807f | 0x3f80_3f80;
-            let words: Vec<u32> = (0..view.words).map(word).collect();
-            executor.write(view, &words).expect("the device works");
-        }
-        let start = Instant::now();
-        while start.elapsed() < WARM {
-            executor.time(RecordingId(0), UNIT_RUNS).expect("the device works");
-        }
-        let mut shortest = vec![f64::INFINITY; tiles.len()];
-        for _ in 0..ROUNDS {
-            for (i, shortest) in shortest.iter_mut().enumerate() {
-                let timing = executor.time(RecordingId(i), UNIT_RUNS).expect("the device works");
-                *shortest = shortest.min(timing.median_ms() / 1e3);
-            }
-        }
-        println!("{sizes:?}");
-        for (tile, seconds) in tiles.iter().zip(shortest) {
-            println!("  {tile:?}: {:.1} TFLOP/s", nt.flops() / seconds * 1e-12);
-        }
-    }
-}
-
 fn main() {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     // `cargo bench` adds an argument of its own.
@@ -235,8 +176,10 @@ fn main() {
     if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "tilings")) {
         return compare_tilings(device);
     }
-    if let (Some(device), true) = (&device, arguments.iter().any(|a| a == "units")) {
-        return compare_unit_tiles(device);
+    if let (Some(device), Some(at)) = (&device, arguments.iter().position(|a| a == "units")) {
+        let lines = arguments.get(at + 1).map_or(6, |lines| lines.parse().expect("a number of lines"));
+        let shapes = arguments.get(at + 2..).unwrap_or_default();
+        return unit_tiles::compare_all(device, lines, shapes);
     }
     println!("{:>5} {:>5} {:>5}  layout batches {:>10} {:>9}", "m", "k", "n", "us", "GFLOP/s");
     for product in &PRODUCTS {

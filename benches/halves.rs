@@ -8,7 +8,7 @@ use hlx::exact::fill_normal;
 use hlx::ops::Recorder;
 use hlx::ops::gemm::halves::{self, HalvesPlan, HalvesTile, TILES};
 use hlx::ops::gemm::{Gemm, Matrix, Pass};
-use hlx::ops::halves::{split, split_words};
+use hlx::ops::split::{split, split_words};
 use hlx::precision::Precision;
 use hlx::recording::{Dispatch, Executor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View};
 use hlx::vulkan::{Device, Kind, Selection, VulkanExecutor};

@@ -59,6 +59,7 @@ pub fn interface(module: &Module, path: &str) -> Result<Interface, String> {
     let index = Index::new(module);
     let read = || {
         check_resources(module, &index)?;
+        check_grid(module, &index)?;
         Ok(Interface {
             bindings: bindings(module, &index)?,
             push: push_members(module, &index)?,
@@ -88,6 +89,39 @@ fn check_resources(module: &Module, index: &Index) -> Result<(), String> {
                 );
             }
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Ends with an error if a kernel asks how many workgroups there are along y or z: the executor cuts a
+/// dispatch that takes long along these, and what it hands over at a time is then counted.
+fn check_grid(module: &Module, index: &Index) -> Result<(), String> {
+    let counts = |id: &Word| {
+        index.decoration(*id, Decoration::BuiltIn) == Some(&[Operand::BuiltIn(BuiltIn::NumWorkgroups)])
+    };
+    let Some(grid) = module.types_global_values.iter().filter_map(|g| g.result_id).find(counts) else {
+        return Ok(());
+    };
+    let mut loads = Vec::new();
+    for instruction in module.functions.iter().flat_map(|function| function.all_inst_iter()) {
+        let names = |id: Word| instruction.operands.contains(&Operand::IdRef(id));
+        if !names(grid) && !loads.iter().any(|&load| names(load)) {
+            continue;
+        }
+        let is_x = match instruction.class.opcode {
+            Op::Load => {
+                loads.extend(instruction.result_id);
+                true
+            }
+            Op::AccessChain | Op::InBoundsAccessChain => {
+                reference(&instruction.operands, 1).and_then(|id| index.constant(id)) == Some(0)
+            }
+            Op::CompositeExtract => literal(&instruction.operands, 1) == Some(0),
+            _ => false,
+        };
+        if !is_x {
+            return Err("only gl_NumWorkGroups.x may be read: a dispatch is cut along y and z".into());
         }
     }
     Ok(())

@@ -50,7 +50,7 @@ void load_queries(uint first) {
 
 void main() {
     // The longest rows first: they take longest.
-    uint first_query = (gl_NumWorkGroups.y - 1 - block_index) * QUERIES;
+    uint first_query = (blocks - 1 - block_index) * QUERIES;
     load_queries(first_query);
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;

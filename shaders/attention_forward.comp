@@ -31,7 +31,7 @@ shared float parts[QUERIES * ACROSS];
 
 void main() {
     // The longest rows first: they take longest.
-    uint first_query = (gl_NumWorkGroups.y - 1 - block_index) * QUERIES;
+    uint first_query = (blocks - 1 - block_index) * QUERIES;
     FILL(q_tile, QUERIES, IN_ORDER, first_query, load_qkv, QUERY_AT)
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;

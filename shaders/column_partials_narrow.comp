@@ -26,8 +26,8 @@ void main() {
     for (; row + (AT_ONCE - 1) * COLUMN_LANES < push.rows; row += AT_ONCE * COLUMN_LANES) {
         uint x[AT_ONCE];
         [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) x[j] = input_[(row + j * COLUMN_LANES) * pairs + c];
-        [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) sum += widened(x[j]);
+        [[unroll]] for (uint j = 0; j < AT_ONCE; ++j) sum += unpacked_pair(x[j], true);
     }
-    for (; row < push.rows; row += COLUMN_LANES) sum += widened(input_[row * pairs + c]);
-    partials_vec2[i] = sum * (1.0 / GRADIENT_SCALE);
+    for (; row < push.rows; row += COLUMN_LANES) sum += unpacked_pair(input_[row * pairs + c], true);
+    partials_vec2[i] = sum;
 }

@@ -19,5 +19,5 @@ pub use lock::{LOCK, RunLock};
 pub use manifest::MANIFEST;
 pub use model_folder::{read_model, read_model_config, read_model_from, read_tokenizer, read_tokenizer_from};
 pub use run_folder::{RunFolder, find_model_folder};
-pub use step_folder::{Checkpoint, FORMAT_VERSION, Link, RunState};
+pub use step_folder::{Checkpoint, FORMAT_VERSION, Link, RunState, Since};
 pub use storage::{Disk, Lock, Storage, StoredFile};

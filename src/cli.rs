@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{DeviceChoice, Precision, Preset, ProductLayout, ResumeFrom, TrainOptions};
+use crate::config::{DeviceChoice, Precision, Preset, ProductLayout, ResumeFrom, RetraceFrom, TrainOptions};
 
 /// Trains GPT-style transformers through Vulkan compute, with the same bits on every device
 #[derive(Parser, Debug)]
@@ -256,6 +256,9 @@ pub struct VerifyArgs {
     /// Read options of `hlx train` from a TOML file; the flags here win
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Tokens that the model sees at once, in place of the preset's
+    #[arg(long, value_name = "N")]
+    pub context: Option<usize>,
     /// Windows that the device works on at once [default: 12]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
@@ -274,24 +277,35 @@ pub struct VerifyArgs {
     /// Keep the first run's digests in a file, to compare with on another machine
     #[arg(long, value_name = "FILE")]
     pub save: Option<PathBuf>,
-    /// Train what a file of --save describes, and compare with it
+    /// Keep step N beside that file as well, in FILE.step-N: its inputs and what every operation wrote, bit
+    /// for bit (220 MB for nano)
+    #[arg(long, value_name = "N", value_parser = at_least_one(), requires = "save")]
+    pub keep_step: Option<u64>,
+    /// Train what a file of --save describes, and compare with it; with FILE.step-N beside it, a difference
+    /// in step N is followed to its first operation and element
     #[arg(long, value_name = "FILE")]
     pub against: Option<PathBuf>,
-    /// Train a checkpoint's run again from its start, and say whether the checkpoint is what comes out
+    /// Train a checkpoint's run again, and say whether the checkpoint is what comes out
     #[arg(long, value_name = "DIR", conflicts_with_all = CHECKPOINT_DECIDES)]
     pub checkpoint: Option<PathBuf>,
+    /// Where --checkpoint begins: start is where the run began or last changed its options; last is the
+    /// newest whole checkpoint kept before this one that leads to it, which is quicker and takes that one on
+    /// trust. Every kept checkpoint on the way is compared too [default: start]
+    #[arg(long, value_name = "start|last", requires = "checkpoint")]
+    pub from: Option<RetraceFrom>,
     /// Print the result as one JSON value on stdout
     #[arg(long)]
     pub json: bool,
 }
 
 /// What a checkpoint's own run says, and a flag cannot beside it.
-const CHECKPOINT_DECIDES: [&str; 12] = [
+const CHECKPOINT_DECIDES: [&str; 13] = [
     "runs",
     "steps",
     "devices",
     "model",
     "config",
+    "context",
     "batch_size",
     "grad_accum",
     "dropout",
@@ -307,6 +321,7 @@ impl VerifyArgs {
         TrainOptions {
             corpus: self.corpus.clone(),
             model: self.model,
+            context: self.context,
             batch_size: self.batch_size,
             grad_accum: self.grad_accum,
             dropout: self.dropout,

@@ -10,7 +10,7 @@ mod options;
 mod train;
 
 pub use crate::precision::Precision;
-pub use choices::{DeviceChoice, ProductLayout, ResumeFrom};
+pub use choices::{DeviceChoice, ProductLayout, ResumeFrom, RetraceFrom};
 pub use model::{ModelConfig, Preset};
 pub use options::TrainOptions;
 pub use train::{CheckpointEvery, Length, TrainConfig};

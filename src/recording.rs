@@ -4,7 +4,7 @@
 //! allocates its buffers once and replays its recordings. Sizes and offsets are counted in 32-bit words,
 //! because every tensor element, token and counter in hlx is one word.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::kernels::Kernel;
@@ -207,7 +207,7 @@ impl Program {
 /// What a recording may know of the precision asked for and of the device it is made for. In `exact`
 /// precision the device chooses between kernels and tile shapes that give the same bits; it never changes
 /// a result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traits {
     /// What the results are held to.
     pub precision: Precision,
@@ -245,7 +245,7 @@ impl Traits {
 
 /// Units that multiply small matrices: 16-bit factors, 32-bit sums (`VK_KHR_cooperative_matrix`, a subgroup
 /// at a time).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MatrixUnits {
     /// The factors' type.
     pub factor: Factor,
@@ -260,7 +260,7 @@ pub struct MatrixUnits {
 }
 
 /// A 16-bit float type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Factor {
     /// 8 bits of exponent, 8 of significand: the range of f32.

@@ -244,6 +244,13 @@ fn interfaces_that_rust_cannot_call_are_refused() {
             "c[i] = a[i];",
             "must be in set 0",
         ),
+        (String::new(), "a[gl_NumWorkGroups.y] = 1.0;", "only gl_NumWorkGroups.x may be read"),
+        (String::new(), "a[i] = float(gl_NumWorkGroups.yz[1]);", "only gl_NumWorkGroups.x may be read"),
+        (
+            String::new(),
+            "uvec3 n = gl_NumWorkGroups; a[n[i % 3]] = 1.0;",
+            "only gl_NumWorkGroups.x may be read",
+        ),
     ];
     for (declarations, body, expected) in planted {
         let out = tempfile::tempdir().unwrap();

@@ -57,7 +57,8 @@ fn checkpoint(step: u64) -> Checkpoint {
             driver: String::new(),
             digest: "d".into(),
             training_hash: "t".into(),
-            unbroken_since: 0,
+            options: None,
+            unbroken_since: None,
             init_digest: None,
             corpus_hash: "c".into(),
             train_loss: 0.1 + 0.2,
@@ -176,7 +177,7 @@ fn a_checkpoint_of_another_version_says_so() {
     let mut newer = checkpoint(1);
     newer.state.format_version = FORMAT_VERSION + 1;
     newer.save(&step).unwrap();
-    message(Checkpoint::load(&step), &["state.json", "format version 2"]);
+    message(Checkpoint::load(&step), &["state.json", "format version 3"]);
 }
 
 #[test]

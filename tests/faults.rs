@@ -258,7 +258,6 @@ fn folders_for_runs() {
 fn verifications() {
     let place = Place::new();
     place.hlx(&format!("train --corpus sums.txt {TINY} --steps 2 --out run --json")).json();
-    place.copy_folder("run/step-00000002", "alone");
     place.write("other.txt", sums(11));
     place.write("started.toml", "init-from = \"run\"\n");
     place.write("unknown.toml", "\nleraning-rate = 2\n");
@@ -273,7 +272,10 @@ fn verifications() {
         verify("--config started.toml", 2, &["--config", "leave init-from out"]),
         verify("--config unknown.toml", 2, &["--config unknown.toml", "line 2", "`leraning-rate`"]),
         verify("--checkpoint missing", 1, &["--checkpoint missing is not a folder"]),
-        verify("--checkpoint alone", 1, &["config.toml"]),
+        verify("--checkpoint run --from middle", 2, &["--from", "start or last"]),
+        verify("--from last", 2, &["--checkpoint"]),
+        verify("--keep-step 2", 2, &["--save"]),
+        verify("--steps 2 --save new.json --keep-step 3", 2, &["--keep-step 3", "2 steps"]),
         verify("--checkpoint run --steps 3", 2, &["--checkpoint", "--steps"]),
         fault(
             "verify --device cpu --corpus other.txt --checkpoint run",

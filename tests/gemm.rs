@@ -55,6 +55,14 @@ fn one_invocation_a_tile() {
     check_both_passes(&batches_and_triangles(), Tiling::Alone);
 }
 
+/// Software drivers end an invocation after 65,535 steps of all its loops together.
+#[test]
+fn any_number_of_terms_in_one_invocation() {
+    let sizes = [[7, 60_000, 15], [8, 60_000, 64]];
+    let cases: Vec<Case> = sizes.into_iter().map(Case::new).flat_map(Case::transposed).step_by(3).collect();
+    check_both_passes(&cases, Tiling::Alone);
+}
+
 /// A shared tile whose kernel has its loop over terms left as a loop: software Vulkan takes minutes to
 /// compile it otherwise, and the order of the sums is the same.
 fn shared(tile: FastTile) -> Tiling {

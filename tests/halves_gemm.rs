@@ -15,7 +15,7 @@ use hlx::exact::{fill_normal, random_u32};
 use hlx::ops::Recorder;
 use hlx::ops::gemm::halves::{self, HalvesPlan, HalvesTile, TILES};
 use hlx::ops::gemm::{Gemm, Matrix, Pass};
-use hlx::ops::halves::{split, split_words};
+use hlx::ops::split::{split, split_words};
 use hlx::precision::Precision;
 use hlx::recording::{
     Dispatch, Executor, Factor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View,

@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use hlx::checkpoint::{Checkpoint, RunFolder};
 use program::{Place, TINY};
 use scale::{Random, count, report};
 
@@ -33,6 +34,13 @@ fn kill_after(place: &Place, line: &str, time: Duration) -> String {
     let mut messages = String::new();
     child.stderr.take().expect("stderr is piped").read_to_string(&mut messages).expect("UTF-8");
     messages
+}
+
+/// What `latest` names is a whole checkpoint: its step, or 0 if there is none yet.
+fn latest_step(place: &Place, case: &str) -> u64 {
+    let run = RunFolder::at(place.path("run"));
+    let Some(latest) = run.latest() else { return 0 };
+    Checkpoint::load(&latest).unwrap_or_else(|error| panic!("{case}: {error}")).state.step
 }
 
 /// True if the kill left a save half-done.
@@ -64,6 +72,9 @@ fn a_run_killed_at_any_moment_resumes_to_the_digest_of_the_unbroken_run() {
             );
             saved = last_step(&messages, "saved ").unwrap_or(0).max(from).max(saved);
             killed += 1;
+            // `latest` names it before the program says so.
+            let latest = latest_step(&place, &format!("kill {killed}"));
+            assert!(latest >= saved, "kill {killed}: latest is {latest}, and {saved} was saved: {messages}");
             in_saves += usize::from(struck_a_save(&place));
             if random.coin() || killed == kills {
                 break;
@@ -79,6 +90,7 @@ fn a_run_killed_at_any_moment_resumes_to_the_digest_of_the_unbroken_run() {
                 assert_eq!(done.json()["digest"], unbroken["digest"], "{case}");
             }
         }
+        assert_eq!(latest_step(&place, &case), 24);
         for file in ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"] {
             let [a, b] = ["unbroken", "run"].map(|run| place.read(format!("{run}/step-00000024/{file}")));
             assert!(a == b, "{case}: {file} of the last step is another");
@@ -89,6 +101,47 @@ fn a_run_killed_at_any_moment_resumes_to_the_digest_of_the_unbroken_run() {
     report(
         "kill -9 at random moments, resumed to the bytes of the unbroken run",
         format!("{killed}, {in_saves} of them in a save"),
+    );
+}
+
+/// A run that goes on from an early checkpoint saves over the folders of the later ones.
+#[test]
+fn a_run_killed_while_it_saves_over_an_older_step_resumes_to_the_digest_of_the_unbroken_run() {
+    let place = Place::new();
+    let keep = RUN.replace("--keep-last 2", "--keep-last 0");
+    let whole = place.hlx(&format!("train --corpus sums.txt {TINY} {keep} --out whole --json")).json();
+    let line = "-v train --resume run/step-00000006 --json";
+    let started = Instant::now();
+    place.copy_folder("whole", "run");
+    assert_eq!(place.hlx(line).json()["digest"], whole["digest"]);
+    let time = started.elapsed();
+    let mut random = Random(11);
+    let (kills, mut in_saves) = (count(6, 60), 0);
+    for kill in 1..=kills {
+        fs::remove_dir_all(place.path("run")).expect("the run has ended");
+        place.copy_folder("whole", "run");
+        let messages = kill_after(&place, line, time.mul_f64(random.below(1000) as f64 / 1000.0));
+        let case = format!("kill {kill}: {messages}");
+        in_saves += usize::from(struck_a_save(&place));
+        // From the older run until the first save of this one, and then from this.
+        let saved = last_step(&messages, "saved ").unwrap_or(0);
+        let latest = latest_step(&place, &case);
+        assert!(latest == 24 || latest >= saved.max(9), "latest is {latest}, and {saved} was saved; {case}");
+        for step in RunFolder::at(place.path("run")).steps().unwrap() {
+            let folder = place.path(format!("run/step-{step:08}"));
+            Checkpoint::load(&folder).unwrap_or_else(|error| panic!("step {step}: {error}; {case}"));
+        }
+        let done = place.hlx(line);
+        assert_eq!(done.json()["digest"], whole["digest"], "{case}");
+        assert_eq!(latest_step(&place, &case), 24);
+        for file in ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"] {
+            let [a, b] = ["whole", "run"].map(|run| place.read(format!("{run}/step-00000024/{file}")));
+            assert!(a == b, "{file} of the last step is another; {case}");
+        }
+    }
+    report(
+        "kill -9 of a run that saves over older steps, resumed to the bytes of the unbroken run",
+        format!("{kills}, {in_saves} of them in a save"),
     );
 }
 

@@ -2,8 +2,12 @@
 //! with a watchdog. Training gives the same bits, or is refused before step 0 with the limit named.
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 #[path = "common/recipe.rs"]
 mod recipe;
+#[path = "common/scale.rs"]
+mod scale;
 
 use std::time::Duration;
 
@@ -11,12 +15,15 @@ use hlx::config::{Preset, TrainOptions};
 use hlx::cpu::CpuExecutor;
 use hlx::error::{Error, Result};
 use hlx::kernels::Kernel;
+use hlx::precision::Precision;
 use hlx::recording::{Executor, Program, Traits};
 use hlx::train::digest::digest;
 use hlx::train::run::{feed, schedule, step_shape};
 use hlx::train::session::{Session, StepRates};
-use hlx::vulkan::{DeviceInfo, FaultPoint, Simulation, VulkanExecutor};
+use hlx::vulkan::{DeviceInfo, FaultPoint, Kind, Simulation, VulkanExecutor};
+use program::{Done, Place, TINY};
 use recipe::Recipe;
+use scale::report;
 
 const STEPS: u64 = 3;
 
@@ -61,10 +68,14 @@ fn on_cpu(recipe: &Recipe) -> String {
 
 /// Trains on the device under test with these limits; also gives the submits that it took.
 fn on_device(recipe: &Recipe, simulation: Simulation) -> Result<(String, u64)> {
+    in_precision(Precision::Exact, recipe, simulation)
+}
+
+fn in_precision(precision: Precision, recipe: &Recipe, simulation: Simulation) -> Result<(String, u64)> {
     let device = common::open_simulated(simulation)?;
     let load =
         |program| -> Result<Box<dyn Executor>> { Ok(Box::new(VulkanExecutor::load(&device, program)?)) };
-    let digest = train(recipe, device.traits(), load);
+    let digest = train(recipe, Traits { precision, ..device.traits() }, load);
     common::assert_silent(&device);
     Ok((digest?, device.calls().expect("they are counted")[FaultPoint::Submit as usize]))
 }
@@ -76,14 +87,14 @@ fn lowered(lower: Lower) -> Simulation {
     Simulation { lower: Some(lower), ..Simulation::default() }
 }
 
-/// What the Vulkan specification asks of every device, but for bindings (4), invocations of a workgroup (128)
-/// and its shared memory (16 KiB): the kernels need more of these, and GPUs have more.
+/// What the Vulkan specification asks of every device, but for bindings (4) and invocations of a workgroup
+/// (128): the kernels need more of these, and GPUs have more.
 fn least_limits(info: &mut DeviceInfo) {
     info.max_storage_range_bytes = 128 << 20;
     info.max_allocation_bytes = 1 << 30;
     info.max_groups = [65_535; 3];
     info.max_push_bytes = 128;
-    info.shared_memory_bytes = 32 << 10;
+    info.shared_memory_bytes = 16 << 10;
     info.subgroup_size = 4;
     info.max_group_invocations = 256;
     info.max_group_size = [256, 256, 64];
@@ -92,9 +103,70 @@ fn least_limits(info: &mut DeviceInfo) {
 
 #[test]
 fn the_least_limits_suffice() {
+    let lower: [(&str, Lower); 4] = [
+        ("software, 16 KiB, 4", least_limits),
+        ("a GPU, 16 KiB, 4", |info| {
+            least_limits(info);
+            info.kind = Kind::Discrete;
+        }),
+        ("a GPU, 32 KiB, 4", |info| {
+            least_limits(info);
+            (info.kind, info.shared_memory_bytes) = (Kind::Discrete, 32 << 10);
+        }),
+        ("a GPU, 32 KiB, 64", |info| {
+            least_limits(info);
+            (info.kind, info.shared_memory_bytes, info.subgroup_size) = (Kind::Discrete, 32 << 10, 64);
+        }),
+    ];
     let recipe = nano();
-    let (digest, _) = on_device(&recipe, lowered(least_limits)).unwrap();
-    assert_eq!(digest, on_cpu(&recipe));
+    let wanted = on_cpu(&recipe);
+    for (device, lower) in lower {
+        assert_eq!(on_device(&recipe, lowered(lower)).unwrap().0, wanted, "{device}");
+    }
+    report("devices with the least limits of Vulkan, the digest of the CPU", lower.len());
+}
+
+/// Whatever the size of a subgroup, then, an exact kernel gives the same.
+#[test]
+fn no_exact_kernel_knows_of_subgroups() {
+    let mut exact = 0;
+    for kernel in Kernel::ALL.iter().filter(|kernel| kernel.exact()) {
+        let (mut rest, mut capabilities) = (&kernel.spirv()[5..], Vec::new());
+        while let [head, operands @ ..] = rest {
+            if head & 0xffff == 17 {
+                capabilities.push(operands[0]); // OpCapability
+            }
+            rest = &rest[(head >> 16) as usize..];
+        }
+        // GroupNonUniform and what follows it, and the vendors' older ones (SubgroupBallotKHR, ...).
+        let of_subgroups = |capability: &u32| matches!(capability, 18 | 61..=68 | 4423..=4431);
+        assert!(!capabilities.is_empty(), "{}", kernel.name());
+        assert_eq!(capabilities.iter().find(|c| of_subgroups(c)), None, "{}", kernel.name());
+        exact += 1;
+    }
+    report("exact kernels, none of which knows of subgroups", exact);
+}
+
+/// The software driver's subgroups are as wide as its vectors, which it can be told.
+#[test]
+fn subgroups_of_other_sizes_come_to_the_same_digest() {
+    let place = Place::new();
+    let mut found = Vec::new();
+    for bits in ["128", "256"] {
+        let run = |line: &str| Done::of(line, place.command(line).env("LP_NATIVE_VECTOR_WIDTH", bits));
+        let list = run("devices --json").json();
+        let software =
+            list.as_array().unwrap().iter().find(|d| d["kind"] == "cpu" && d["vulkan"].is_string());
+        let software = software.unwrap_or_else(|| panic!("{}", common::INSTALL));
+        let model = TINY.replace("--device cpu", &format!("--device {}", software["index"]));
+        let line = format!("train --corpus sums.txt {model} --steps 4 --out {bits} --json");
+        let digest = run(&line).json()["digest"].clone();
+        found.push((software["subgroup_size"].clone(), digest));
+    }
+    let [(narrow, digest), (wide, other)] = &found[..] else { unreachable!("two were tried") };
+    assert!(narrow != wide, "subgroups of {narrow} both times");
+    assert_eq!(digest, other, "subgroups of {narrow} and {wide}");
+    report("sizes of subgroups, one digest", format!("{narrow} and {wide}"));
 }
 
 #[test]
@@ -121,7 +193,7 @@ fn what_cannot_be_cut_is_refused_by_name_before_step_0() {
             |info| info.max_allocation_bytes = 1 << 20,
             &["maxMemoryAllocationSize", "buffer parameters", "1.0 MiB"],
         ),
-        (|info| info.max_groups = [3, 3, 3], &["workgroups in x", "allows 1 to 3"]),
+        (|info| info.max_groups = [3, 3, 3], &["workgroups in y", "allows 1 to 3"]),
         (|info| info.heap_bytes = 1 << 20, &["the program takes", "1.0 MiB"]),
     ];
     let recipe = nano();
@@ -158,16 +230,94 @@ fn a_device_on_which_no_step_can_run_is_refused_by_name() {
     }
 }
 
+/// Software drivers end an invocation after 65,535 steps of its loops, and say nothing: what is longer is
+/// refused.
 #[test]
-fn long_recordings_are_cut_into_short_submits() {
-    let recipe = nano();
-    let (digest, whole) = on_device(&recipe, Simulation::default()).unwrap();
-    assert_eq!(digest, on_cpu(&recipe));
-    // So little that every part is cut, and so little less that some are.
-    for longest in [Duration::from_nanos(1), Duration::from_millis(2)] {
-        let simulation = Simulation { longest_submit: Some(longest), ..Simulation::default() };
-        let (digest, submits) = on_device(&recipe, simulation).unwrap();
-        assert_eq!(digest, on_cpu(&recipe), "{longest:?} a submit");
-        assert!(submits > whole + 5, "{submits} submits of at most {longest:?}, {whole} without a limit");
+fn sums_too_long_for_a_software_driver_are_refused_by_name() {
+    let long = |batch_size| {
+        Recipe::of(TrainOptions {
+            n_layer: Some(1),
+            d_model: Some(2),
+            n_head: Some(1),
+            d_ff: Some(8),
+            context: Some(2),
+            batch_size: Some(batch_size),
+            steps: Some(STEPS),
+            val_fraction: Some(0.0),
+            ..TrainOptions::default()
+        })
+    };
+    let recipe = long(30_000);
+    assert_eq!(on_device(&recipe, Simulation::default()).unwrap().0, on_cpu(&recipe));
+    let text = on_device(&long(30_001), Simulation::default()).unwrap_err().to_string();
+    for part in ["sums of 60002 terms", "allows 1 to 60000", "lower --batch-size"] {
+        assert!(text.contains(part), "{text:?} lacks {part:?}");
     }
+}
+
+/// Dispatches of a step, and the layers of workgroups between which they can be cut.
+fn dispatches_and_layers(recipe: &Recipe) -> (u64, u64) {
+    let device = common::open_simulated(Simulation::default()).unwrap();
+    let shape = step_shape(&recipe.config, recipe.data.tokenizer.vocab_size());
+    let train = hlx::train::program::TrainProgram::new(&shape, device.traits());
+    let step = [Some(&train.first), train.next.as_ref()].into_iter().flatten().map(|micro| micro.recording);
+    let recordings = step.chain([train.update.recording]);
+    let dispatches = recordings.flat_map(|id| &train.program.recordings[id.0].dispatches);
+    dispatches.fold((0, 0), |(count, layers), dispatch| {
+        (count + 1, layers + u64::from(dispatch.groups[1].max(dispatch.groups[2])))
+    })
+}
+
+#[test]
+fn what_takes_too_long_is_cut_into_short_submits_within_a_dispatch_too() {
+    let recipe = nano();
+    let wanted = on_cpu(&recipe);
+    let (digest, whole) = on_device(&recipe, Simulation::default()).unwrap();
+    assert_eq!(digest, wanted);
+    let (dispatches, _) = dispatches_and_layers(&recipe);
+    // Between dispatches, and within those that take longer than this.
+    let longest = Some(Duration::from_millis(1));
+    let (digest, cut) =
+        on_device(&recipe, Simulation { longest_submit: longest, ..lowered(|_| {}) }).unwrap();
+    assert_eq!(digest, wanted, "on a processor");
+    assert!(cut > whole + dispatches, "{cut} submits of at most {longest:?}, {whole} without a limit");
+    // The kernels of GPUs, in whose order of tiles and of heads a part must keep its place.
+    let gpu = lowered(|info| info.kind = Kind::Discrete);
+    let (digest, _) = on_device(&recipe, Simulation { longest_submit: longest, ..gpu }).unwrap();
+    assert_eq!(digest, wanted, "on a GPU");
+    let (fast, _) = in_precision(Precision::F32, &recipe, gpu).unwrap();
+    let cut_gpu = Simulation { longest_submit: longest, ..gpu };
+    assert_eq!(in_precision(Precision::F32, &recipe, cut_gpu).unwrap().0, fast, "outside the contract");
+
+    // So little that no two layers of workgroups are in one submit.
+    let recipe = Recipe::new();
+    let (dispatches, layers) = dispatches_and_layers(&recipe);
+    assert!(layers > 4 * dispatches, "{layers} layers of {dispatches} dispatches");
+    let simulation = Simulation { longest_submit: Some(Duration::from_nanos(1)), ..Simulation::default() };
+    let (digest, submits) = on_device(&recipe, simulation).unwrap();
+    assert_eq!(digest, on_cpu(&recipe));
+    // The first of the steps comes before anything is known.
+    assert!(submits >= (STEPS - 1) * layers, "{submits} submits for {layers} layers");
+    report("submits of a training cut within its dispatches, same digest", format!("{whole}, cut {cut}"));
+}
+
+/// What `nano` does not reach: an arena longer than what one binding may be, whose limit the device sets.
+#[test]
+fn an_arena_past_128_mebibytes_is_worked_on_in_pieces() {
+    let recipe = Recipe::of(TrainOptions {
+        n_layer: Some(1),
+        d_model: Some(1792),
+        n_head: Some(7),
+        context: Some(4),
+        batch_size: Some(1),
+        warmup_steps: Some(0),
+        steps: Some(STEPS),
+        val_fraction: Some(0.0),
+        ..TrainOptions::default()
+    });
+    let (digest, _) = on_device(&recipe, lowered(least_limits)).unwrap();
+    assert_eq!(digest, on_cpu(&recipe));
+    let words: usize = recipe.initial.params.iter().map(Vec::len).sum();
+    assert!(words * 4 > 128 << 20, "{words} parameters fit one binding");
+    report("parameters in one arena, with bindings of 128 MiB, the digest of the CPU", words);
 }

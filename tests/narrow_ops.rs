@@ -1,6 +1,8 @@
 //! Operations on tensors kept in 16 bits, against the exact ones on the same numbers.
 
 mod common;
+#[path = "common/halves.rs"]
+mod halves;
 
 use std::sync::Arc;
 
@@ -16,46 +18,12 @@ use hlx::precision::Precision;
 use hlx::recording::{Executor, Factor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View};
 use hlx::vulkan::{Device, VulkanExecutor};
 
+use halves::{GRADIENT_SCALE, from_half, half_at, to_half};
+
 /// Stands in outputs beforehand: a NaN in every format.
 const UNWRITTEN: u32 = 0x7fff_7fff;
 
-/// What gradients are multiplied by in f16: see `units::GRADIENT_SCALE`.
-const GRADIENT_SCALE: f32 = 16384.0;
-
 const FACTORS: [Factor; 2] = [Factor::Bf16, Factor::F16];
-
-/// A number as 16 bits hold it, its last digits cut off; zero below the least normal number.
-fn narrowed(x: f32, factor: Factor) -> u32 {
-    let bits = x.to_bits();
-    match factor {
-        Factor::Bf16 => bits >> 16,
-        Factor::F16 => {
-            let exponent = (bits >> 23 & 0xff) as i32 - 112;
-            assert!(exponent < 31, "{x} is past f16's range");
-            let sign = bits >> 16 & 0x8000;
-            if exponent < 1 { sign } else { sign | (exponent as u32) << 10 | bits >> 13 & 0x3ff }
-        }
-    }
-}
-
-fn widened(half: u32, factor: Factor) -> f32 {
-    match factor {
-        Factor::Bf16 => f32::from_bits(half << 16),
-        Factor::F16 => {
-            let (exponent, rest) = ((half >> 10 & 31) as i32, f64::from(half & 0x3ff));
-            let size = match exponent {
-                0 => rest * 2f64.powi(-24),
-                31 => return f32::NAN,
-                _ => (1024.0 + rest) * 2f64.powi(exponent - 25),
-            };
-            (if half & 0x8000 != 0 { -size } else { size }) as f32
-        }
-    }
-}
-
-fn halves(words: &[u32]) -> impl Iterator<Item = u32> {
-    words.iter().flat_map(|word| [word & 0xffff, word >> 16])
-}
 
 /// A tensor's numbers after a run.
 fn numbers(words: &[u32], tensor: Tensor, factor: Factor, gradient: bool) -> Vec<f64> {
@@ -63,7 +31,7 @@ fn numbers(words: &[u32], tensor: Tensor, factor: Factor, gradient: bool) -> Vec
         return words.iter().map(|&word| f64::from(f32::from_bits(word))).collect();
     }
     let scale = if gradient && factor == Factor::F16 { GRADIENT_SCALE } else { 1.0 };
-    halves(words).map(|half| f64::from(widened(half, factor) / scale)).collect()
+    (0..tensor.len).map(|i| f64::from(from_half(half_at(words, i), factor) / scale)).collect()
 }
 
 /// The same recording twice: of tensors in 16 bits on a device, and of the same numbers in 32 on the CPU.
@@ -101,12 +69,13 @@ impl Case {
     fn factor(&mut self, factor: Factor, len: usize, std_dev: f64, gradient: bool) -> Tensor {
         let scale = if gradient && factor == Factor::F16 { GRADIENT_SCALE } else { 1.0 };
         let values = normal(len, std_dev, self.words.len());
-        let held: Vec<u32> = values.iter().map(|x| narrowed(x * scale, factor)).collect();
+        let held: Vec<u32> = values.iter().map(|x| to_half(x * scale, factor)).collect();
         if self.narrow.is_some() {
             let words = held.chunks(2).map(|two| two[0] | two.get(1).unwrap_or(&0) << 16).collect();
             Tensor::narrow(self.add(words), len)
         } else {
-            self.add(held.into_iter().map(|half| (widened(half, factor) / scale).to_bits()).collect()).into()
+            self.add(held.into_iter().map(|half| (from_half(half, factor) / scale).to_bits()).collect())
+                .into()
         }
     }
 
@@ -140,8 +109,8 @@ fn normal(len: usize, std_dev: f64, stream: usize) -> Vec<f32> {
     values
 }
 
-/// The most that rounding may change a number: half a unit in the last place, of a subnormal number as much as
-/// of the least normal one.
+/// The most that rounding may change a number: half a unit in the last place, of a subnormal number as much
+/// as of the least normal one.
 fn rounding(factor: Factor, gradient: bool, x: f64) -> f64 {
     match factor {
         Factor::Bf16 => x.abs() * 2f64.powi(-8),

@@ -2,18 +2,32 @@
 //! nothing of it is saved.
 
 mod common;
+#[path = "common/poison.rs"]
+mod poison;
 #[path = "common/recipe.rs"]
 mod recipe;
+#[path = "common/scale.rs"]
+mod scale;
+#[path = "common/storage.rs"]
+mod storage;
 
-use hlx::checkpoint::RunFolder;
-use hlx::config::CheckpointEvery;
+use std::path::Path;
+use std::sync::Arc;
+
+use hlx::checkpoint::{Checkpoint, RunFolder};
+use hlx::config::{CheckpointEvery, TrainOptions};
+use hlx::cpu::CpuExecutor;
 use hlx::error::Error;
 use hlx::interrupt::Interrupt;
 use hlx::train::digest::tensor_name;
-use hlx::train::run::{Run, Setup};
-use hlx::train::session::{StepRates, TrainState};
+use hlx::train::program::TrainProgram;
+use hlx::train::run::{Run, Setup, step_shape};
+use hlx::train::session::{Session, StepRates, TrainState};
 use hlx::train::verify::Trainer;
+use poison::{Poison, Poisoned, outputs};
 use recipe::{Fault, Recipe};
+use scale::{Random, count, report};
+use storage::Faulty;
 
 const NUMBERS: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
 
@@ -131,4 +145,99 @@ fn nothing_of_it_is_saved() {
         assert_eq!(folder.steps().unwrap(), Vec::<u64>::new());
         assert!(std::fs::read_to_string(folder.metrics_file()).unwrap().is_empty());
     }
+}
+
+/// A run of four steps that saves after each, with one number of one result replaced in the third. What it
+/// came to, and the folder.
+fn run_poisoned(recipe: &Recipe, place: &Path, poison: Option<Poison>) -> Result<String, String> {
+    let mut config = recipe.config.clone();
+    (config.checkpoint_every, config.keep_last) = (CheckpointEvery::Steps(1), 0);
+    // Without a fault, it does what the disk does, but waits for nothing.
+    let folder = RunFolder::on(Arc::new(Faulty::none()), place.join("run"));
+    let _lock = folder.prepare(&config, None).unwrap();
+    let shape = step_shape(&config, recipe.data.tokenizer.vocab_size());
+    let session =
+        Session::new(shape, CpuExecutor::TRAITS, |train| Ok(Box::new(Poisoned::load(train, poison)?)));
+    let interrupt = Interrupt::default();
+    let setup = Setup {
+        config: &config,
+        data: &recipe.data,
+        folder: &folder,
+        interrupt: &interrupt,
+        start: &recipe.initial,
+        resumed: None,
+        device: ["", ""],
+    };
+    match Run::new(setup, session.unwrap()).unwrap().train() {
+        Ok(outcome) => Ok(outcome.digest),
+        Err(Error::Input(text)) => Err(text),
+        Err(other) => panic!("another error: {other}"),
+    }
+}
+
+/// A run that ended in its third step has the first two's checkpoints, and only numbers in its metrics.
+fn assert_sound(folder: &RunFolder, case: &str) {
+    assert_eq!(folder.steps().unwrap(), [2, 1], "{case}");
+    for step in [2, 1] {
+        Checkpoint::load(&folder.step_folder(step)).unwrap_or_else(|error| panic!("{case}: {error}"));
+    }
+    for line in std::fs::read_to_string(folder.metrics_file()).unwrap().lines() {
+        let metrics: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(["train/loss", "grad_norm"].iter().all(|key| metrics[key].is_f64()), "{case}: {line}");
+    }
+}
+
+/// Every float that an operation of a step writes: activations, gradients, sums, the update. Either nothing
+/// comes of the number, to the last bit, because nothing reads it; or the run ends at that step.
+#[test]
+fn in_any_result_of_any_operation_it_ends_the_step_or_comes_to_nothing() {
+    let recipe = Recipe::of(TrainOptions {
+        n_layer: Some(count(1, 2)),
+        d_model: Some(16),
+        n_head: Some(2),
+        context: Some(8),
+        batch_size: Some(2),
+        grad_accum: Some(2),
+        dropout: Some(0.1),
+        grad_clip: Some(1.0),
+        steps: Some(4),
+        val_fraction: Some(0.0),
+        ..TrainOptions::default()
+    });
+    let clean = run_poisoned(&recipe, tempfile::tempdir().unwrap().path(), None).unwrap();
+    let shape = step_shape(&recipe.config, recipe.data.tokenizer.vocab_size());
+    let outputs = outputs(&TrainProgram::new(&shape, CpuExecutor::TRAITS));
+    let mut random = Random(4);
+    let (mut cases, mut ended, mut named) = (0, 0, 0);
+    for output in &outputs {
+        let ended_before = ended;
+        for tried in 0.. {
+            // Of each result something is read; not what others write over, nor what is masked or dropped.
+            if tried >= count(1, 4) && ended > ended_before {
+                break;
+            }
+            assert!(tried < 40, "nothing comes of any number in {}", output.name);
+            let word = output.word(random.below(1001) as f64 / 1000.0);
+            for number in &NUMBERS[..2] {
+                let poison = Poison { output: output.clone(), word, number: *number, step: 3 };
+                let case = format!("{number} at {word} of {}", output.name);
+                let place = tempfile::tempdir().unwrap();
+                cases += 1;
+                match run_poisoned(&recipe, place.path(), Some(poison)) {
+                    Ok(digest) => assert_eq!(digest, clean, "{case} changed something and went unnoticed"),
+                    Err(text) => {
+                        assert!(text.contains(" at step 3"), "{case}: {text}");
+                        assert_sound(&RunFolder::at(place.path().join("run")), &case);
+                        ended += 1;
+                        named += usize::from(text.contains(&output.name));
+                    }
+                }
+            }
+        }
+    }
+    assert!(10 * ended > 9 * cases, "only {ended} of {cases} runs ended");
+    report(
+        "NaN and infinity in results of operations: runs that ended at that step, the rest came to nothing",
+        format!("{ended} of {cases}, at {} results of a step; {named} named the operation", outputs.len()),
+    );
 }

@@ -77,6 +77,44 @@ fn what_differs_from_a_recorded_chain_is_named_with_its_likely_cause() {
 }
 
 #[test]
+fn what_is_to_be_done_is_what_a_verification_can_do() {
+    let place = place();
+    // A learning rate that ends every training.
+    place.write("wild.toml", format!("{SHAPE}lr = 100\nmin-lr = 100\nwarmup-steps = 0\ngrad-clip = 0\n"));
+    let line = "verify --batch-size 2 --device cpu --corpus sums.txt --runs 1";
+    let wild = place.hlx(&format!("{line} --config wild.toml --steps 200"));
+    assert_eq!(wild.code, Some(1), "{}", wild.stderr);
+    let last = wild.stderr.lines().last().expect("an error is said");
+    for part in ["at step ", "fewer --steps", "--config"] {
+        assert!(last.contains(part), "{last:?} lacks {part:?}");
+    }
+    assert!(!last.contains("--resume") && !last.contains("--lr"), "{last:?}");
+    // Of a file's own options none can be changed.
+    place.hlx(&format!("{VERIFY} --runs 1 --save chain.json")).text();
+    let mut chain: Value = serde_json::from_str(&place.read_text("chain.json")).expect("JSON");
+    chain["header"]["options"]["precision"] = "mixed".into();
+    place.write("chain.json", chain.to_string());
+    let done = place.hlx("verify --against chain.json --corpus sums.txt --device cpu");
+    assert_eq!(done.code, Some(4), "{}", done.stderr);
+    let remedy = "(but the options are those of chain.json: take another --device)";
+    assert!(done.stderr.contains(remedy), "{}", done.stderr);
+    chain["header"]["options"]["precision"] = "exact".into();
+    chain["header"]["options"]["lr"] = 100.0.into();
+    chain["header"]["options"]["min-lr"] = 100.0.into();
+    chain["header"]["options"]["warmup-steps"] = 0.into();
+    chain["header"]["options"]["grad-clip"] = 0.0.into();
+    chain["header"]["options"]["steps"] = 200.into();
+    place.write("chain.json", chain.to_string());
+    let done = place.hlx("verify --against chain.json --corpus sums.txt --device cpu");
+    assert_eq!(done.code, Some(3), "{}", done.stderr);
+    assert!(done.stderr.contains("not a finite number at step"), "{}", done.stderr);
+    assert!(done.stderr.contains("here, and was there"), "{}", done.stderr);
+    // A smaller model without a file.
+    let deep = place.hlx(&format!("{line} --steps 1 --context 4 --json")).json();
+    assert_eq!(deep["steps"], 1);
+}
+
+#[test]
 fn a_chain_file_that_is_none_is_refused() {
     let place = place();
     for (content, part) in [("{", "chain.json"), ("{\"format_version\":9}", "--save"), ("[]", "--save")] {
@@ -160,9 +198,9 @@ fn a_checkpoint_after_options_changed_is_retraced_from_where_they_did() {
     std::fs::remove_dir_all(place.path("run/step-00000040")).expect("the last checkpoint is there");
     place.hlx("train --resume run").text();
     place.hlx("verify --checkpoint run --device cpu --json").json();
-    let early = place.hlx("verify --checkpoint run/step-00000020 --device cpu");
-    assert_eq!(early.code, Some(1), "{}", early.stderr);
-    assert!(early.stderr.contains("was written by a later --resume"), "{}", early.stderr);
+    // What was saved before has its own options.
+    let early = place.hlx("verify --checkpoint run/step-00000020 --device cpu --json").json();
+    assert_eq!((&early["steps"], &early["from"]), (&20.into(), &0.into()));
     std::fs::remove_dir_all(place.path("run/step-00000020")).expect("it is kept");
     let gone = place.hlx("verify --checkpoint run --device cpu");
     assert_eq!(gone.code, Some(1), "{}", gone.stderr);

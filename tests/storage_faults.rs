@@ -9,14 +9,16 @@ mod storage;
 #[path = "common/training.rs"]
 mod training;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use fixtures::{checkpoint, small_shape};
 use hlx::checkpoint::{Checkpoint, RunFolder};
-use hlx::config::ResumeFrom;
-use scale::{count, report};
-use storage::{EIO, ENOSPC, EROFS, Fault, Faulty};
+use hlx::config::{ResumeFrom, TrainConfig};
+use hlx::data::Dataset;
+use scale::{Random, count, report};
+use storage::{EACCES, EIO, ENOSPC, EROFS, Fault, Faulty};
 use tempfile::TempDir;
 use training::{dataset, tiny_run, train};
 
@@ -26,6 +28,43 @@ fn saved_step(run: &RunFolder) -> Option<u64> {
     Some(Checkpoint::load(&latest).expect("what `latest` names is whole").state.step)
 }
 
+/// A run that goes on after its storage ended it at one call, and is ended again at a call of going on. Where
+/// and how, for messages.
+struct Ends {
+    first: (Fault, usize),
+    again: Option<(Fault, usize)>,
+}
+
+/// What was saved before the last of the ends, and the step that the run then goes on from to its end.
+fn end_and_resume(config: &TrainConfig, data: &Dataset, digest: &str, ends: &Ends) -> usize {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("run");
+    let mut runs = 0;
+    let (mut saved, mut struck) = (0, Vec::new());
+    for (fault, at) in [Some(ends.first), ends.again].into_iter().flatten() {
+        let faulty = Faulty::new(fault, at);
+        let ended = train(config, data, &RunFolder::on(Arc::new(faulty.clone()), &path));
+        let case = format!("{fault:?} at call {at}, after {struck:?}");
+        // Going on may take fewer calls than that.
+        let Some(call) = faulty.struck() else {
+            assert_eq!(ended.unwrap_or_else(|error| panic!("{case}: {error}")), digest, "{case}");
+            continue;
+        };
+        assert!(ended.is_err(), "{case} did not end the run");
+        struck.push((fault, call));
+        let now = saved_step(&RunFolder::on(Arc::new(Faulty::none()), &path)).unwrap_or(0);
+        assert!(now >= saved, "{struck:?}: {now} is saved, and {saved} was");
+        (saved, runs) = (now, runs + 1);
+    }
+    let run = RunFolder::on(Arc::new(Faulty::none()), &path);
+    let from = run.load_to_resume(&ResumeFrom::Auto).unwrap().map_or(0, |(_, found)| found.state.step);
+    assert!(from >= saved, "{struck:?}: goes on from {from}, and {saved} was saved");
+    let resumed = train(config, data, &run).unwrap_or_else(|e| panic!("{struck:?}: {e}"));
+    assert_eq!(resumed, digest, "{struck:?}");
+    assert_eq!(saved_step(&run), Some(6), "{struck:?}");
+    runs
+}
+
 #[test]
 fn a_run_ended_at_any_storage_call_resumes_to_the_digest_of_the_unbroken_run() {
     let (config, data) = (tiny_run(), dataset());
@@ -33,29 +72,81 @@ fn a_run_ended_at_any_storage_call_resumes_to_the_digest_of_the_unbroken_run() {
     let counter = Faulty::none();
     let folder = RunFolder::on(Arc::new(counter.clone()), unbroken.path().join("run"));
     let digest = train(&config, &data, &folder).unwrap();
-    let mut runs = 0;
+    let (mut ends, mut twice) = (0, 0);
+    let mut random = Random(3);
     for fault in [Fault::Abort, Fault::AbortHalfway] {
         // Steps that share no factor with the calls of a save reach every kind of call.
         for at in (0..counter.calls()).step_by(count(5, 1)) {
-            let place = TempDir::new().unwrap();
-            let path = place.path().join("run");
-            let faulty = Faulty::new(fault, at);
-            let ended = train(&config, &data, &RunFolder::on(Arc::new(faulty.clone()), &path));
-            assert!(ended.is_err(), "{fault:?} at call {at} did not end the run");
-            let run = RunFolder::on(Arc::new(Faulty::none()), &path);
-            let saved = saved_step(&run).unwrap_or(0);
-            let from =
-                run.load_to_resume(&ResumeFrom::Auto).unwrap().map_or(0, |(_, found)| found.state.step);
-            let struck = faulty.struck();
-            assert!(from >= saved, "{fault:?} at {struck:?}: goes on from {from}, and {saved} was saved");
-            let resumed =
-                train(&config, &data, &run).unwrap_or_else(|e| panic!("{fault:?} at {struck:?}: {e}"));
-            assert_eq!(resumed, digest, "{fault:?} at {struck:?}");
-            assert_eq!(saved_step(&run), Some(6), "{fault:?} at {struck:?}");
-            runs += 1;
+            let first = (fault, at);
+            ends += end_and_resume(&config, &data, &digest, &Ends { first, again: None });
+            // Ended once more, early in going on or later.
+            for calls in [12, 12, counter.calls()].into_iter().take(count(1, 3)) {
+                let kind = if random.coin() { Fault::Abort } else { Fault::AbortHalfway };
+                let again = Some((kind, random.below(calls)));
+                let struck = end_and_resume(&config, &data, &digest, &Ends { first, again });
+                twice += usize::from(struck == 2);
+            }
         }
     }
-    report("ends at a storage call, each resumed to the digest of the unbroken run", runs);
+    report("ends at a storage call, each resumed to the digest of the unbroken run", ends);
+    report("and ended once more while going on, resumed to the digest of the unbroken run", twice);
+    assert!(4 * twice > ends, "{twice} runs ended twice");
+}
+
+/// On Windows a virus scanner may have a file open for a moment: nobody can rename it then.
+#[test]
+fn what_is_busy_for_a_moment_is_tried_again() {
+    let (mut struck, mut kinds) = (0, BTreeSet::new());
+    for step in [30, 20] {
+        let counter = Faulty::none();
+        let place = TempDir::new().unwrap();
+        two_saves(place.path());
+        let counted = RunFolder::on(Arc::new(counter.clone()), place.path());
+        counted.save(&checkpoint(&small_shape(), step), 2).unwrap();
+        for at in 0..counter.calls() {
+            let place = TempDir::new().unwrap();
+            two_saves(place.path());
+            let faulty = Faulty::new(Fault::Busy(2), at);
+            let run = RunFolder::on(Arc::new(faulty.clone()), place.path());
+            let saved = run.save(&checkpoint(&small_shape(), step), 2);
+            let Some((what, path)) = faulty.struck() else { continue };
+            let case = format!("{what} {}", path.display());
+            assert_eq!(
+                saved.unwrap_or_else(|error| panic!("{case}: {error}")),
+                run.step_folder(step),
+                "{case}"
+            );
+            assert_eq!(saved_step(&RunFolder::at(place.path())), Some(step), "{case}");
+            kinds.insert(what);
+            struck += 1;
+        }
+    }
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["create", "remove_folder", "rename"]);
+    // Not for ever, and an error that does not pass not at all.
+    for (fault, tries) in [(Fault::Busy(1_000), 8), (Fault::Error(EACCES), 1)] {
+        let place = TempDir::new().unwrap();
+        two_saves(place.path());
+        let renames = Faulty::new(fault, first_rename());
+        let run = RunFolder::on(Arc::new(renames.clone()), place.path());
+        let error = run.save(&checkpoint(&small_shape(), 30), 2).unwrap_err().to_string();
+        assert!(error.contains("ermission denied"), "{error}");
+        assert_eq!(renames.tries(), tries, "{fault:?}");
+    }
+    report("calls of a save refused twice as by a virus scanner, saved all the same", struck);
+}
+
+/// The number of a save's first call that renames something.
+fn first_rename() -> usize {
+    (0..)
+        .find(|&at| {
+            let place = TempDir::new().unwrap();
+            two_saves(place.path());
+            let faulty = Faulty::new(Fault::Error(EIO), at);
+            let _ = RunFolder::on(Arc::new(faulty.clone()), place.path())
+                .save(&checkpoint(&small_shape(), 30), 2);
+            faulty.struck().is_some_and(|(what, _)| what == "rename")
+        })
+        .expect("a save renames")
 }
 
 /// A run's folder with checkpoints of steps 10 and 20, on the disk.

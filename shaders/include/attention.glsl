@@ -14,10 +14,11 @@ layout(constant_id = 4) const uint WIDE = 1;       // 1: every head's channels c
 layout(constant_id = 5) const uint DROPOUT = 0;    // 1: probabilities are dropped
 layout(constant_id = 6) const uint SIDE = 16;      // of the matrices that matrix units multiply
 layout(constant_id = 7) const uint INVOCATIONS = 64;  // of a workgroup
-layout(constant_id = 9) const uint UNROLLED = 1;      // 1: a backward kernel's work on a block is one run of instructions
 layout(constant_id = 8) const uint PREFETCH = 0;      // 1: a block is fetched while the one before is worked on
-
+layout(constant_id = 9) const uint AT_ONCE = 1;       // tiles of a block's columns that are worked on at once
 layout(constant_id = 10) const uint HEADS = 0;         // heads that are worked on at a time; 0: all
+layout(constant_id = 11) const uint PACKED = 0;        // 1: but for lse and delta, tensors hold two 16-bit floats a word
+layout(constant_id = 12) const uint OWN = 1;           // tiles of rows that a subgroup owns
 
 layout(push_constant) uniform Push {
     uint context;      // T
@@ -29,19 +30,22 @@ layout(push_constant) uniform Push {
     uint purpose;
     uint threshold;
     float keep_scale;  // 1/(1-p)
-    float gradient_scale;  // a power of two by which gradients are multiplied while they are 16-bit factors
+    float gradient_scale;  // powers of two by which gradients are multiplied while they are 16-bit floats,
+    float score_scale;     // and by which those of scores are once more
 } push;
 
 const float LOG2_OF_E = 1.4426950408889634;
 const float LOWEST = -1e30;  // of a score that is masked
 
 // Which head of which sequence, and which block, a workgroup works on: block by block over as many heads as
-// are worked on at a time, so that what they read stays in the cache.
+// are worked on at a time, so that what they read stays in the cache. The including shader defines ROW_COUNT,
+// rows of a block. (gl_NumWorkGroups.y counts a part of the blocks where a dispatch is cut.)
+uint blocks = (push.context + ROW_COUNT - 1) / ROW_COUNT;
 uint groups_before = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
 uint heads_at_a_time = HEADS == 0 ? gl_NumWorkGroups.x : HEADS;
-uint first_head = groups_before / (heads_at_a_time * gl_NumWorkGroups.y) * heads_at_a_time;
+uint first_head = groups_before / (heads_at_a_time * blocks) * heads_at_a_time;
 uint heads_together = min(heads_at_a_time, gl_NumWorkGroups.x - first_head);
-uint place_in_heads = groups_before - first_head * gl_NumWorkGroups.y;
+uint place_in_heads = groups_before - first_head * blocks;
 uint batch_head = first_head + place_in_heads % heads_together;
 uint block_index = place_in_heads / heads_together;
 

@@ -11,38 +11,103 @@ layout(std430, set = 0, binding = 2) writeonly buffer Heads { float heads[]; }; 
 layout(std430, set = 0, binding = 3) writeonly buffer Lse { float lse[]; };           // [B,H,T]
 layout(std430, set = 0, binding = 0) readonly buffer QkvQuads { vec4 qkv_vec4[]; };
 layout(std430, set = 0, binding = 2) writeonly buffer HeadsQuads { vec4 heads_vec4[]; };
+layout(std430, set = 0, binding = 0) readonly buffer QkvEights { uvec4 qkv_uvec4[]; };
+layout(std430, set = 0, binding = 2) writeonly buffer HeadsEights { uvec4 heads_uvec4[]; };
 
-LOAD_QUAD(qkv)
+LOAD_EIGHT(qkv)
 
-void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec4 high) {
-    uint at = second ? VALUE_AT(position) : KEY_AT(position);
-    low = load_qkv(at, channel);
-    high = load_qkv(at, channel + 4);
+uvec4 fetch_eight(bool second, uint position, uint channel) {
+    return load_qkv(second ? VALUE_AT(position) : KEY_AT(position), channel);
 }
+
+// Scores of which an exponential is taken are at most so far above what counts as the largest, in powers of two.
+const float SLACK = 8.0;
+
+// The block's columns, AT_ONCE tiles at a time. `masked`: some may be past the diagonal.
+#define WORK_ON_BLOCK(masked)                                                                              \
+    [[dont_unroll]] for (uint k = 0; k < COLUMN_TILES; k += AT_ONCE) {                                     \
+        uint key = first_key + k * SIDE;                                                                   \
+        if (!(masked) || NEEDED(key < first_query + OWN_ROWS)) {                                           \
+            SUM_MATRIX s[OWN * AT_ONCE];                                                                   \
+            [[unroll]] for (uint n = 0; n < OWN * AT_ONCE; ++n) s[n] = SUM_MATRIX(0.0);                    \
+            ADD_PRODUCTS(s, queries, k * SIDE)                                                             \
+            float highest = LOWEST;                                                                        \
+            [[unroll]] for (uint n = 0; n < OWN * AT_ONCE; ++n) {                                          \
+                [[unroll]] for (uint i = 0; i < s[n].length(); ++i) {                                      \
+                    s[n][i] = s[n][i] * to_base_2 - largest[n / AT_ONCE][i];                               \
+                }                                                                                          \
+                if (masked) {                                                                              \
+                    SUM_MATRIX beyond = columns_less_rows();                                               \
+                    float diagonal = float(first_query + n / AT_ONCE * SIDE) - float(key + n % AT_ONCE * SIDE); \
+                    [[unroll]] for (uint i = 0; i < s[n].length(); ++i) {                                  \
+                        s[n][i] = beyond[i] > diagonal ? LOWEST : s[n][i];                                 \
+                    }                                                                                      \
+                }                                                                                          \
+                [[unroll]] for (uint i = 0; i < s[n].length(); ++i) highest = max(highest, s[n][i]);       \
+            }                                                                                              \
+            if (NEEDED(key == 0 || subgroupAny(highest > SLACK))) {                                        \
+                [[unroll]] for (uint r = 0; r < OWN; ++r) {                                                \
+                    SUM_MATRIX above = s[r * AT_ONCE];                                                     \
+                    [[unroll]] for (uint n = 1; n < AT_ONCE; ++n) {                                        \
+                        [[unroll]] for (uint i = 0; i < above.length(); ++i) {                             \
+                            above[i] = max(above[i], s[r * AT_ONCE + n][i]);                               \
+                        }                                                                                  \
+                    }                                                                                      \
+                    above = largest_of_rows(above, unit);                                                  \
+                    SUM_MATRIX shrink;                                                                     \
+                    [[unroll]] for (uint i = 0; i < above.length(); ++i) {                                 \
+                        above[i] = key == 0 ? above[i] : max(above[i], 0.0);                               \
+                        shrink[i] = exp2(-max(above[i], 0.0));                                             \
+                    }                                                                                      \
+                    largest[r] = largest[r] + above;                                                       \
+                    total[r] = total[r] * shrink;                                                          \
+                    [[unroll]] for (uint c = 0; c < DEPTH; ++c) {                                          \
+                        output_[r * DEPTH + c] = output_[r * DEPTH + c] * shrink;                          \
+                    }                                                                                      \
+                    [[unroll]] for (uint n = 0; n < AT_ONCE; ++n) s[r * AT_ONCE + n] = s[r * AT_ONCE + n] - above; \
+                }                                                                                          \
+            }                                                                                              \
+            [[unroll]] for (uint n = 0; n < AT_ONCE; ++n) {                                                \
+                LEFT_MATRIX left[OWN];                                                                     \
+                [[unroll]] for (uint r = 0; r < OWN; ++r) {                                                \
+                    SUM_MATRIX p = s[r * AT_ONCE + n];                                                     \
+                    [[unroll]] for (uint i = 0; i < p.length(); ++i) p[i] = exp2(p[i]);                    \
+                    left[r] = to_left(p, unit);                                                            \
+                    total[r] = coopMatMulAdd(left[r], ones, total[r]);                                     \
+                    if (DROPOUT != 0) {                                                                    \
+                        p = p * dropout_tile(step, first_query + r * SIDE, key + n * SIDE, ROW_MAJOR, unit); \
+                        left[r] = to_left(p, unit);                                                        \
+                    }                                                                                      \
+                }                                                                                          \
+                ADD_WEIGHTED(output_, left, KEYS + (k + n) * SIDE)                                         \
+            }                                                                                              \
+        }                                                                                                  \
+    }
 
 void main() {
     // The longest rows first: they take longest.
-    uint block = (gl_NumWorkGroups.y - 1 - block_index) * QUERIES;
+    uint block = (blocks - 1 - block_index) * QUERIES;
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;
+    RIGHT_MATRIX ones = RIGHT_MATRIX(FACTOR(1.0));
     write_numbers();
 
-    // Once, if there are as many subgroups as tiles of rows.
-    for (uint pass = 0; pass < ROW_TILES; pass += gl_NumSubgroups) {
-        uint tile = min(pass + gl_SubgroupID, ROW_TILES);
-        uint first_query = block + tile * SIDE;
-        bool works = tile < ROW_TILES && first_query < push.context;
-        barrier();
-        STAGE(0, QUERIES, block, load_qkv, QUERY_AT)
-        barrier();
-        LEFT_MATRIX queries[DEPTH];
-        LOAD_LEFT(queries, min(tile, ROW_TILES - 1) * SIDE)
-        SUM_MATRIX output_[DEPTH];
-        [[unroll]] for (uint c = 0; c < DEPTH; ++c) output_[c] = SUM_MATRIX(0.0);
-        SUM_MATRIX largest = SUM_MATRIX(LOWEST);
-        SUM_MATRIX total = SUM_MATRIX(0.0);  // each element's part of its row's sum
-
+    // Once, if there are as many subgroups as units.
+    for (uint pass = 0; pass < UNITS; pass += gl_NumSubgroups) {
+        uint unit = min(pass + gl_SubgroupID, UNITS);
+        uint first_query = block + unit * OWN_ROWS;
+        bool works = unit < UNITS && first_query < push.context;
         if (PREFETCH != 0) fetch_columns(0);
+        LEFT_MATRIX queries[OWN * DEPTH];
+        LOAD_ROWS(queries, load_qkv, QUERY_AT, first_query, unit)
+        SUM_MATRIX output_[OWN * DEPTH];
+        [[unroll]] for (uint n = 0; n < OWN * DEPTH; ++n) output_[n] = SUM_MATRIX(0.0);
+        SUM_MATRIX largest[OWN], total[OWN];
+        [[unroll]] for (uint r = 0; r < OWN; ++r) {
+            largest[r] = SUM_MATRIX(0.0);
+            total[r] = SUM_MATRIX(0.0);
+        }
+
         uint end = min(block + QUERIES, push.context);
         for (uint first_key = 0; first_key < end; first_key += KEYS) {
             barrier();
@@ -50,58 +115,33 @@ void main() {
             store_columns(first_key);
             barrier();
             if (PREFETCH != 0) fetch_columns(first_key + KEYS);
-            if (NEEDED(works && first_key <= first_query + SIDE - 1)) {
-                SUM_MATRIX s[COLUMN_TILES];
-                SUM_MATRIX highest = SUM_MATRIX(LOWEST);
-                [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
-                    uint key = first_key + k * SIDE;
-                    if (NEEDED(key <= first_query + SIDE - 1)) {
-                        MULTIPLY_TRANSPOSED(s[k], queries, k * SIDE)
-                        if (key + SIDE - 1 > first_query) {
-                            SUM_MATRIX beyond = columns_less_rows();
-                            float diagonal = float(first_query) - float(key);
-                            [[unroll]] for (uint i = 0; i < s[k].length(); ++i) {
-                                s[k][i] = beyond[i] > diagonal ? LOWEST : s[k][i];
-                            }
-                        }
-                    } else {
-                        s[k] = SUM_MATRIX(LOWEST);
-                    }
-                    [[unroll]] for (uint i = 0; i < s[k].length(); ++i) highest[i] = max(highest[i], s[k][i]);
-                }
-                highest = largest_of_rows(highest, tile);
-                SUM_MATRIX shrink;
-                [[unroll]] for (uint i = 0; i < shrink.length(); ++i) {
-                    float now = max(largest[i], highest[i] * to_base_2);
-                    shrink[i] = exp2(largest[i] - now);
-                    largest[i] = now;
-                }
-                total = total * shrink;
-                [[unroll]] for (uint c = 0; c < DEPTH; ++c) output_[c] = output_[c] * shrink;
-                [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
-                    uint key = first_key + k * SIDE;
-                    if (NEEDED(key <= first_query + SIDE - 1)) {
-                        SUM_MATRIX p;
-                        [[unroll]] for (uint i = 0; i < p.length(); ++i) p[i] = exp2(s[k][i] * to_base_2 - largest[i]);
-                        total = total + p;
-                        if (DROPOUT != 0) p = p * dropout_tile(step, first_query, key, ROW_MAJOR, tile);
-                        ADD_WEIGHTED(output_, to_left(p, tile), KEYS + k * SIDE)
-                    }
+            if (NEEDED(works)) {
+                if (SCRATCH_APART || first_key + KEYS > first_query + 1) {
+                    WORK_ON_BLOCK(true)
+                } else {
+                    WORK_ON_BLOCK(false)
                 }
             }
         }
 
-        total = sum_of_rows(total, tile);
-        SUM_MATRIX inv_total;
-        [[unroll]] for (uint i = 0; i < total.length(); ++i) inv_total[i] = 1.0 / total[i];
-        [[unroll]] for (uint c = 0; c < DEPTH; ++c) output_[c] = output_[c] * inv_total;
-        STORE_ROWS(heads, heads_at, output_, first_query, block, tile)
-        [[unroll]] for (uint i = 0; i < total.length(); ++i) total[i] = largest[i] + log_exact(total[i]) * LOG2_OF_E;
-        store_sums(total, tile);
-        for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {
-            if (tile < ROW_TILES && first_query + row < push.context) {
-                lse[row_at(first_query + row)] = sums[(tile * SIDE + row) * SCRATCH_PITCH].x;
+        barrier();
+        if (NEEDED(unit < UNITS)) {
+            [[unroll]] for (uint r = 0; r < OWN; ++r) {
+                SUM_MATRIX inv_total, lse_;
+                [[unroll]] for (uint i = 0; i < inv_total.length(); ++i) {
+                    inv_total[i] = 1.0 / total[r][i];
+                    lse_[i] = largest[r][i] + log_exact(total[r][i]) * LOG2_OF_E;
+                }
+                [[unroll]] for (uint c = 0; c < DEPTH; ++c) {
+                    output_[r * DEPTH + c] = output_[r * DEPTH + c] * inv_total;
+                }
+                store_sums(lse_, unit);
+                for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {
+                    uint query = first_query + r * SIDE + row;
+                    if (unit < UNITS && query < push.context) lse[row_at(query)] = stored_sums(unit, row, 0).x;
+                }
             }
+            STORE_ROWS(heads, heads_at, output_, first_query, unit)
         }
     }
 }

@@ -16,91 +16,114 @@ layout(std430, set = 0, binding = 0) readonly buffer QkvQuads { vec4 qkv_vec4[];
 layout(std430, set = 0, binding = 1) readonly buffer HeadsQuads { vec4 heads_vec4[]; };
 layout(std430, set = 0, binding = 2) readonly buffer DHeadsQuads { vec4 d_heads_vec4[]; };
 layout(std430, set = 0, binding = 6) writeonly buffer DQkvQuads { vec4 d_qkv_vec4[]; };
+layout(std430, set = 0, binding = 0) readonly buffer QkvEights { uvec4 qkv_uvec4[]; };
+layout(std430, set = 0, binding = 1) readonly buffer HeadsEights { uvec4 heads_uvec4[]; };
+layout(std430, set = 0, binding = 2) readonly buffer DHeadsEights { uvec4 d_heads_uvec4[]; };
+layout(std430, set = 0, binding = 6) writeonly buffer DQkvEights { uvec4 d_qkv_uvec4[]; };
 
-LOAD_QUAD(qkv)
-LOAD_QUAD(heads)
-LOAD_QUAD(d_heads)
+LOAD_EIGHT(qkv)
+LOAD_EIGHT(heads)
+LOAD_EIGHT_OF_GRADIENT(d_heads)
 
-// Delta of a tile of rows, into row_values.
-void find_delta(uint first_query, uint tile) {
-    for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {
+// Of a unit's rows, what each has in row_values: minus delta, and the log-sum-exp.
+void find_delta(uint first_query, uint unit) {
+    for (uint row = gl_SubgroupInvocationID; row < OWN_ROWS; row += gl_SubgroupSize) {
         uint query = first_query + row;
         float sum = 0.0;
         if (query < push.context) {
-            for (uint channel = 0; channel < CHANNELS; channel += 4) {
-                sum += dot(load_heads(heads_at(query), channel), load_d_heads(heads_at(query), channel));
+            [[unroll]] for (uint channel = 0; channel < CHANNELS; channel += 8) {
+                uvec4 heads_eight = load_heads(heads_at(query), channel);
+                uvec4 d_heads_eight = load_d_heads(heads_at(query), channel);
+                [[unroll]] for (uint i = 0; i < 4; ++i) {
+                    sum += dot(unpack_two(heads_eight[i]), unpack_two(d_heads_eight[i]));
+                }
             }
-            if (tile < ROW_TILES) delta[row_at(query)] = sum;
+            if (unit < UNITS) delta[row_at(query)] = sum;
         }
-        row_values[tile * SIDE + row] = sum * push.gradient_scale;
+        row_values[unit * OWN_ROWS + row] = -sum;
     }
     subgroupBarrier();
 }
 
-void find_lse(uint first_query, uint tile) {
+void find_lse(uint first_query, uint unit) {
     subgroupBarrier();
-    for (uint row = gl_SubgroupInvocationID; row < SIDE; row += gl_SubgroupSize) {
+    for (uint row = gl_SubgroupInvocationID; row < OWN_ROWS; row += gl_SubgroupSize) {
         uint query = first_query + row;
-        row_values[tile * SIDE + row] = query < push.context ? lse[row_at(query)] : 0.0;
+        row_values[unit * OWN_ROWS + row] = query < push.context ? lse[row_at(query)] : 0.0;
     }
     subgroupBarrier();
 }
 
-void fetch_eight(bool second, uint position, uint channel, out vec4 low, out vec4 high) {
-    uint at = second ? VALUE_AT(position) : KEY_AT(position);
-    low = load_qkv(at, channel);
-    high = load_qkv(at, channel + 4);
+uvec4 fetch_eight(bool second, uint position, uint channel) {
+    return load_qkv(second ? VALUE_AT(position) : KEY_AT(position), channel);
 }
 
-// A tile of the block's columns.
-#define WORK_ON_TILE(k) \
-    uint key = first_key + k * SIDE; \
-    if (NEEDED(key <= first_query + SIDE - 1)) { \
-        SUM_MATRIX s; \
-        MULTIPLY_TRANSPOSED(s, queries, k * SIDE) \
-        SUM_MATRIX d_p; \
-        MULTIPLY_TRANSPOSED(d_p, d_outputs, KEYS + k * SIDE) \
-        if (DROPOUT != 0) d_p = d_p * dropout_tile(step, first_query, key, ROW_MAJOR, tile); \
-        [[unroll]] for (uint i = 0; i < s.length(); ++i) s[i] = exp2(s[i] * to_base_2 - row_lse[i]); \
-        if (key + SIDE - 1 > first_query) { \
-            SUM_MATRIX beyond = columns_less_rows(); \
-            float diagonal = float(first_query) - float(key); \
-            [[unroll]] for (uint i = 0; i < s.length(); ++i) s[i] = beyond[i] > diagonal ? 0.0 : s[i]; \
-        } \
-        [[unroll]] for (uint i = 0; i < s.length(); ++i) s[i] = bounded(s[i] * (d_p[i] - row_delta[i])); \
-        ADD_WEIGHTED(d_q, to_left(s, tile), k * SIDE) \
+// The block's columns, AT_ONCE tiles at a time. `masked`: some may be past the diagonal.
+#define WORK_ON_BLOCK(masked)                                                                              \
+    [[dont_unroll]] for (uint k = 0; k < COLUMN_TILES; k += AT_ONCE) {                                     \
+        uint key = first_key + k * SIDE;                                                                   \
+        if (!(masked) || NEEDED(key < first_query + OWN_ROWS)) {                                           \
+            SUM_MATRIX s[OWN * AT_ONCE], d_p[OWN * AT_ONCE];                                               \
+            [[unroll]] for (uint n = 0; n < OWN * AT_ONCE; ++n) {                                          \
+                s[n] = SUM_MATRIX(0.0);                                                                    \
+                d_p[n] = SUM_MATRIX(0.0);                                                                  \
+                if (DROPOUT == 0) d_p[n] = minus_delta[n / AT_ONCE];                                       \
+            }                                                                                              \
+            ADD_PRODUCTS(s, queries, k * SIDE)                                                             \
+            ADD_PRODUCTS(d_p, d_outputs, KEYS + k * SIDE)                                                  \
+            [[unroll]] for (uint n = 0; n < OWN * AT_ONCE; ++n) {                                          \
+                const uint r = n / AT_ONCE;                                                                \
+                if (DROPOUT != 0) {                                                                        \
+                    uint column = key + n % AT_ONCE * SIDE;                                                \
+                    d_p[n] = d_p[n] * dropout_tile(step, first_query + r * SIDE, column, ROW_MAJOR, unit)  \
+                        + minus_delta[r];                                                                  \
+                }                                                                                          \
+                [[unroll]] for (uint i = 0; i < s[n].length(); ++i) {                                      \
+                    s[n][i] = exp2(s[n][i] * to_base_2 - row_lse[r][i]);                                   \
+                }                                                                                          \
+                if (masked) {                                                                              \
+                    SUM_MATRIX beyond = columns_less_rows();                                               \
+                    float diagonal = float(first_query + r * SIDE) - float(key + n % AT_ONCE * SIDE);      \
+                    [[unroll]] for (uint i = 0; i < s[n].length(); ++i) {                                  \
+                        s[n][i] = beyond[i] > diagonal ? 0.0 : s[n][i];                                    \
+                    }                                                                                      \
+                }                                                                                          \
+                [[unroll]] for (uint i = 0; i < s[n].length(); ++i) s[n][i] = SCALED_SCORE(s[n][i] * d_p[n][i]); \
+            }                                                                                              \
+            [[unroll]] for (uint n = 0; n < AT_ONCE; ++n) {                                                \
+                LEFT_MATRIX left[OWN];                                                                     \
+                [[unroll]] for (uint r = 0; r < OWN; ++r) {                                                \
+                    left[r] = to_left(s[r * AT_ONCE + n], unit);                                           \
+                }                                                                                          \
+                ADD_WEIGHTED(d_q, left, (k + n) * SIDE)                                                    \
+            }                                                                                              \
+        }                                                                                                  \
     }
 
 void main() {
     // The longest rows first: they take longest.
-    uint block = (gl_NumWorkGroups.y - 1 - block_index) * QUERIES;
+    uint block = (blocks - 1 - block_index) * QUERIES;
     uvec2 step = DROPOUT != 0 ? uvec2(step_number[0], step_number[1]) : uvec2(0);
     float to_base_2 = push.scale * LOG2_OF_E;
     write_numbers();
 
-    // Once, if there are as many subgroups as tiles of rows.
-    for (uint pass = 0; pass < ROW_TILES; pass += gl_NumSubgroups) {
-        uint tile = min(pass + gl_SubgroupID, ROW_TILES);
-        uint first_query = block + tile * SIDE;
-        bool works = tile < ROW_TILES && first_query < push.context;
-        LEFT_MATRIX queries[DEPTH], d_outputs[DEPTH];
-        SUM_MATRIX row_lse, row_delta;
-        barrier();
-        STAGE(0, QUERIES, block, load_qkv, QUERY_AT)
-        barrier();
-        LOAD_LEFT(queries, min(tile, ROW_TILES - 1) * SIDE)
-        find_delta(first_query, tile);
-        row_delta = spread_over_columns(tile);
-        find_lse(first_query, tile);
-        row_lse = spread_over_columns(tile);
-        barrier();
-        STAGE(0, QUERIES, block, LOAD_GRADIENT, heads_at)
-        barrier();
-        LOAD_LEFT(d_outputs, min(tile, ROW_TILES - 1) * SIDE)
-        SUM_MATRIX d_q[DEPTH];
-        [[unroll]] for (uint c = 0; c < DEPTH; ++c) d_q[c] = SUM_MATRIX(0.0);
-
+    // Once, if there are as many subgroups as units.
+    for (uint pass = 0; pass < UNITS; pass += gl_NumSubgroups) {
+        uint unit = min(pass + gl_SubgroupID, UNITS);
+        uint first_query = block + unit * OWN_ROWS;
+        bool works = unit < UNITS && first_query < push.context;
         if (PREFETCH != 0) fetch_columns(0);
+        LEFT_MATRIX queries[OWN * DEPTH], d_outputs[OWN * DEPTH];
+        SUM_MATRIX row_lse[OWN], minus_delta[OWN];
+        find_delta(first_query, unit);
+        [[unroll]] for (uint r = 0; r < OWN; ++r) minus_delta[r] = spread_over_columns(unit, r);
+        find_lse(first_query, unit);
+        [[unroll]] for (uint r = 0; r < OWN; ++r) row_lse[r] = spread_over_columns(unit, r);
+        LOAD_ROWS(queries, load_qkv, QUERY_AT, first_query, unit)
+        LOAD_ROWS(d_outputs, load_d_heads, heads_at, first_query, unit)
+        SUM_MATRIX d_q[OWN * DEPTH];
+        [[unroll]] for (uint n = 0; n < OWN * DEPTH; ++n) d_q[n] = SUM_MATRIX(0.0);
+
         uint end = min(block + QUERIES, push.context);
         for (uint first_key = 0; first_key < end; first_key += KEYS) {
             barrier();
@@ -109,19 +132,19 @@ void main() {
             barrier();
             if (PREFETCH != 0) fetch_columns(first_key + KEYS);
             if (NEEDED(works)) {
-                if (UNROLLED != 0) {
-                    [[unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
-                        WORK_ON_TILE(k)
-                    }
+                if (SCRATCH_APART || first_key + KEYS > first_query + 1) {
+                    WORK_ON_BLOCK(true)
                 } else {
-                    [[dont_unroll]] for (uint k = 0; k < COLUMN_TILES; ++k) {
-                        WORK_ON_TILE(k)
-                    }
+                    WORK_ON_BLOCK(false)
                 }
             }
         }
 
-        [[unroll]] for (uint c = 0; c < DEPTH; ++c) d_q[c] = d_q[c] * (push.scale / push.gradient_scale);
-        STORE_ROWS(d_qkv, QUERY_AT, d_q, first_query, block, tile)
+        barrier();
+        float of_scores = push.scale / push.score_scale * unscaled();
+        [[unroll]] for (uint n = 0; n < OWN * DEPTH; ++n) d_q[n] = d_q[n] * of_scores;
+        if (NEEDED(unit < UNITS)) {
+            STORE_ROWS(d_qkv, QUERY_AT, d_q, first_query, unit)
+        }
     }
 }

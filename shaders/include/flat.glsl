@@ -1,4 +1,4 @@
-// The index of an invocation in a flat kernel, whose workgroups fill x up to a limit and then y.
+// The index of an invocation in a flat kernel, whose workgroups fill y up to a limit and then x.
 // Twin of ops::flat_groups.
 
 uint flat_index() {

@@ -30,26 +30,6 @@ uint right_at(uint start, uint term, uint column) {
     return start + (TRANS_B != 0 ? column * push.ldb + term : term * push.ldb + column);
 }
 
-// A tile that C's edges cut off: element by element.
-void multiply_cut_tile(uint row, uint column, uint a_start, uint b_start, uint c_start) {
-    uint first = first_term(row);
-    uint end = end_of_terms(row + ROWS);
-    for (uint i = row; i < row + ROWS && i < push.m; ++i) {
-        for (uint j = column; j < column + COLUMNS && j < push.n; ++j) {
-            float total = 0.0;
-            for (uint block = first / K_BLOCK * K_BLOCK; block < end; block += K_BLOCK) {
-                uint block_end = min(block + K_BLOCK, end);
-                float sum = 0.0;
-                for (uint p = max(block, first); p < block_end; ++p) {
-                    sum += LEFT[left_at(a_start, i, p)] * RIGHT[right_at(b_start, p, j)];
-                }
-                total += sum;
-            }
-            RESULT[c_start + i * push.ldc + j] = finished(total, j);
-        }
-    }
-}
-
 // Terms p to p + STEP of the tile's rows: left[i][q] is term p + q of row i.
 void load_left_step(uint a_start, uint row, uint p, out vec4 left[ROWS]) {
     if (TRANS_A == 0) {
@@ -87,6 +67,51 @@ void load_right_step(uint b_start, uint column, uint p, out vec4 right[STEP * QU
             right[QUADS + v] = vec4(column0.y, column1.y, column2.y, column3.y);
             right[2 * QUADS + v] = vec4(column0.z, column1.z, column2.z, column3.z);
             right[3 * QUADS + v] = vec4(column0.w, column1.w, column2.w, column3.w);
+        }
+    }
+}
+
+// A tile that C's edges cut off. What lies past them is calculated from what lies before, and not stored. Term
+// by term for all elements, because software drivers end an invocation after 65,535 steps of all its loops.
+void multiply_cut_tile(uint row, uint column, uint a_start, uint b_start, uint c_start) {
+    uint first = first_term(row);
+    uint end = end_of_terms(row + ROWS);
+    vec4 total[ROWS * QUADS];
+    for (uint i = 0; i < ROWS * QUADS; ++i) {
+        total[i] = vec4(0.0);
+    }
+    for (uint block = first / K_BLOCK * K_BLOCK; block < end; block += K_BLOCK) {
+        uint block_end = min(block + K_BLOCK, end);
+        vec4 sum[ROWS * QUADS];
+        for (uint i = 0; i < ROWS * QUADS; ++i) {
+            sum[i] = vec4(0.0);
+        }
+        for (uint p = max(block, first); p < block_end; ++p) {
+            vec4 right[QUADS];
+            for (uint v = 0; v < QUADS; ++v) {
+                uvec4 j = min(uvec4(column + 4 * v) + uvec4(0, 1, 2, 3), uvec4(push.n - 1));
+                right[v] = vec4(RIGHT[right_at(b_start, p, j.x)], RIGHT[right_at(b_start, p, j.y)],
+                                RIGHT[right_at(b_start, p, j.z)], RIGHT[right_at(b_start, p, j.w)]);
+            }
+            for (uint i = 0; i < ROWS; ++i) {
+                float left = LEFT[left_at(a_start, min(row + i, push.m - 1), p)];
+                for (uint v = 0; v < QUADS; ++v) {
+                    sum[i * QUADS + v] += left * right[v];
+                }
+            }
+        }
+        for (uint i = 0; i < ROWS * QUADS; ++i) {
+            total[i] += sum[i];
+        }
+    }
+    for (uint i = 0; i < ROWS; ++i) {
+        for (uint v = 0; v < QUADS; ++v) {
+            for (uint w = 0; w < 4; ++w) {
+                uint j = column + 4 * v + w;
+                if (row + i < push.m && j < push.n) {
+                    RESULT[c_start + (row + i) * push.ldc + j] = finished(total[i * QUADS + v][w], j);
+                }
+            }
         }
     }
 }

@@ -44,6 +44,8 @@ layout(local_size_x_id = 18) in; // the same; at least as many subgroups as SUBG
 layout(constant_id = 19) const uint C_PACKED = 0;
 layout(constant_id = 20) const uint AHEAD = 1;  // shares on their way in registers: 1 or 2
 layout(constant_id = 21) const uint STAGED = 0; // C goes through shared memory even where no edge cuts it off
+layout(constant_id = 22) const uint SPARE = 1;  // there may be more subgroups than SUBGROUPS
+layout(constant_id = 23) const uint LAST_APART = 1; // the last share is multiplied after the loop
 
 const uint SUBGROUPS_ACROSS = TILE_COLUMNS / (SIDE * COLUMN_MATRICES);
 const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
@@ -51,7 +53,76 @@ const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
 #include "gemm_matrix_fetch.glsl"
 #include "gemm_matrix_store.glsl"
 
-const uint UNROLLED = SHARES > AHEAD ? SHARES : AHEAD;
+// What follows is unrolled by hand wherever an array of registers is indexed: drivers do not unroll all that they
+// are asked to, and then such an array lies in memory.
+
+// Adds the products of SIDE terms of a share to the sums.
+#define MULTIPLY_PART(share, part) \
+    if (part * SIDE < STEP) { \
+        coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA> left[ROW_MATRICES]; \
+        [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) { \
+            uint at = left_base + left_at(share, i * SIDE, part * SIDE); \
+            coopMatLoad(left[i], tile, at, LEFT_PITCH, LEFT_LAYOUT); \
+        } \
+        [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; ++j) { \
+            coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> right; \
+            uint at = right_base + right_at(share, j * SIDE, part * SIDE); \
+            coopMatLoad(right, tile, at, RIGHT_PITCH, RIGHT_LAYOUT); \
+            [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) { \
+                sum[i * COLUMN_MATRICES + j] = coopMatMulAdd(left[i], right, sum[i * COLUMN_MATRICES + j]); \
+            } \
+        } \
+    }
+
+// Adds a share's products to the sums. Terms past the operands' ends are stored as zeros.
+#define MULTIPLY(share) \
+    if (SPARE == 0 || sums) { \
+        MULTIPLY_PART(share, 0) \
+        MULTIPLY_PART(share, 1) \
+        MULTIPLY_PART(share, 2) \
+        MULTIPLY_PART(share, 3) \
+    }
+
+// Share t + s of the terms, where there are two shares in memory or two on their way.
+#define WORK_ON(s) \
+    if (t + s < count) { \
+        if (SHARES > 1 && t + s + 1 < count) { \
+            store_share((s + 1) % AHEAD, (s + 1) % SHARES); \
+        } \
+        if (t + s + AHEAD + SHARES - 1 < count) { \
+            fetch_share((s + SHARES - 1) % AHEAD); \
+        } \
+        MULTIPLY(s % SHARES) \
+        barrier(); \
+        if (SHARES == 1) { \
+            if (t + s + 1 < count) { \
+                store_share((s + 1) % AHEAD, 0); \
+            } \
+            barrier(); \
+        } \
+    }
+
+// Writes matrix (i, j) of the sums, and the one beside it if two are staged at a time.
+#define SUM_AT(i, j) sum[((i) * COLUMN_MATRICES + (j)) % (ROW_MATRICES * COLUMN_MATRICES)]
+#define STORE(i, j) \
+    if (i < ROW_MATRICES && j * STAGED_ACROSS < COLUMN_MATRICES) { \
+        uint r = corner.y + row + i * SIDE; \
+        uint col = corner.x + column + j * STAGED_ACROSS * SIDE; \
+        if (STAGED == 0 && C_PACKED == 0 && inside) { \
+            store_whole(SUM_AT(i, j * STAGED_ACROSS), c_start, r, col); \
+            if (STAGED_ACROSS == 2) { \
+                store_whole(SUM_AT(i, j * STAGED_ACROSS + 1), c_start, r, col + SIDE); \
+            } \
+        } else { \
+            stage(SUM_AT(i, j * STAGED_ACROSS), 0); \
+            if (STAGED_ACROSS == 2) { \
+                stage(SUM_AT(i, j * STAGED_ACROSS + 1), 1); \
+            } \
+            subgroupBarrier(); \
+            store_staged(inside, c_start, r, col); \
+            subgroupBarrier(); \
+        } \
+    }
 
 void main() {
     uvec2 corner = tile_corner();
@@ -66,79 +137,53 @@ void main() {
     [[unroll]] for (uint i = 0; i < ROW_MATRICES * COLUMN_MATRICES; ++i) {
         sum[i] = SUM(0.0);
     }
+    uint left_base = left_at(0, row, 0);
+    uint right_base = right_at(0, column, 0) - right_at(0, 0, 0);
     uint first = first_term(corner.y) / STEP * STEP;
     uint count = (end_of_terms(corner.y + TILE_ROWS) - first + STEP - 1) / STEP;
     begin_at(corner, first);
     fetch_share(0);
     store_share(0, 0);
-    [[unroll]] for (uint s = 1; s < AHEAD + SHARES - 1; ++s) {
-        if (s < count) {
-            fetch_share(s % AHEAD);
-        }
+    if (AHEAD + SHARES > 2 && 1 < count) {
+        fetch_share(1 % AHEAD);
+    }
+    if (AHEAD + SHARES > 3 && 2 < count) {
+        fetch_share(2 % AHEAD);
     }
     barrier();
-    for (uint t = 0; t < count; t += UNROLLED) {
-        // Unrolled, so that it is known which share and which registers each takes.
-        [[unroll]] for (uint s = 0; s < UNROLLED; ++s) {
-            if (t + s < count) {
-                // Where there is room for two shares, the next one is stored beside this one's maths.
-                if (SHARES > 1 && t + s + 1 < count) {
-                    store_share((s + 1) % AHEAD, (s + 1) % SHARES);
-                }
-                if (t + s + AHEAD + SHARES - 1 < count) {
-                    fetch_share((s + SHARES - 1) % AHEAD);
-                }
-                if (sums) {
-                    // Terms past the operands' ends are stored as zeros.
-                    [[unroll]] for (uint p = 0; p < STEP; p += SIDE) {
-                        coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA> left[ROW_MATRICES];
-                        [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) {
-                            uint at = left_at(s % SHARES, row + i * SIDE, p);
-                            coopMatLoad(left[i], tile, at, LEFT_PITCH, LEFT_LAYOUT);
-                        }
-                        [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; ++j) {
-                            coopmat<FACTOR, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> right;
-                            uint at = right_at(s % SHARES, column + j * SIDE, p);
-                            coopMatLoad(right, tile, at, RIGHT_PITCH, RIGHT_LAYOUT);
-                            [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) {
-                                uint ij = i * COLUMN_MATRICES + j;
-                                sum[ij] = coopMatMulAdd(left[i], right, sum[ij]);
-                            }
-                        }
-                    }
-                }
-                barrier();
-                if (SHARES == 1) {
-                    if (t + s + 1 < count) {
-                        store_share((s + 1) % AHEAD, 0);
-                    }
-                    barrier();
-                }
-            }
+    if (AHEAD == 1 && SHARES == 1 && LAST_APART == 0) {
+        for (uint t = 0; t < count; ++t) {
+            WORK_ON(0)
+        }
+    } else if (AHEAD == 1 && SHARES == 1) {
+        // The last share apart, so that the loop has no branch.
+        for (uint t = 1; t < count; ++t) {
+            fetch_share(0);
+            MULTIPLY(0)
+            barrier();
+            store_share(0, 0);
+            barrier();
+        }
+        MULTIPLY(0)
+        barrier();
+    } else {
+        for (uint t = 0; t < count; t += 2) {
+            WORK_ON(0)
+            WORK_ON(1)
         }
     }
-    if (!sums) {
+    if (SPARE != 0 && !sums) {
         return;
     }
     uint c_start = batch_start(push.c_first, push.c_outer, push.c_inner);
     bool inside = WHOLE != 0
         || (WIDE_C != 0 && corner.y + TILE_ROWS <= push.m && corner.x + TILE_COLUMNS <= push.n);
-    [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) {
-        [[unroll]] for (uint j = 0; j < COLUMN_MATRICES; j += STAGED_ACROSS) {
-            uint r = corner.y + row + i * SIDE;
-            uint col = corner.x + column + j * SIDE;
-            if (STAGED == 0 && C_PACKED == 0 && inside) {
-                [[unroll]] for (uint s = 0; s < STAGED_ACROSS; ++s) {
-                    store_whole(sum[i * COLUMN_MATRICES + j + s], c_start, r, col + s * SIDE);
-                }
-            } else {
-                [[unroll]] for (uint s = 0; s < STAGED_ACROSS; ++s) {
-                    stage(sum[i * COLUMN_MATRICES + j + s], s);
-                }
-                subgroupBarrier();
-                store_staged(inside, c_start, r, col);
-                subgroupBarrier();
-            }
-        }
-    }
+    STORE(0, 0)
+    STORE(0, 1)
+    STORE(1, 0)
+    STORE(1, 1)
+    STORE(2, 0)
+    STORE(2, 1)
+    STORE(3, 0)
+    STORE(3, 1)
 }

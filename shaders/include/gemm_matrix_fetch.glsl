@@ -74,14 +74,14 @@ uvec4 fetch_left(uint lines) {
     uint from = left_from + lines * (push.lda / LEFT_UNIT);
     if (WHOLE != 0) {
         return A_PACKED != 0
-            ? a_uvec4[from * LEFT_UNIT / 8]
+            ? a_uvec4[LEFT_UNIT == 8 ? from : from / 8]
             : rounded(a_vec4[from / 4], a_vec4[from / 4 + 1], push.a_scale);
     }
     uvec2 first = left_first + uvec2(lines, 0);
     uvec2 end = TRANS_A != 0 ? uvec2(push.k, push.m) : uvec2(push.m, push.k);
     if (WIDE_A != 0 && first.x < end.x && first.y + 8 <= end.y) {
         return A_PACKED != 0
-            ? a_uvec4[from * LEFT_UNIT / 8]
+            ? a_uvec4[LEFT_UNIT == 8 ? from : from / 8]
             : rounded(a_vec4[from / 4], a_vec4[from / 4 + 1], push.a_scale);
     }
     uint at = from * LEFT_UNIT;
@@ -104,14 +104,14 @@ uvec4 fetch_right(uint lines) {
     uint from = right_from + lines * (push.ldb / RIGHT_UNIT);
     if (WHOLE != 0) {
         return B_PACKED != 0
-            ? b_uvec4[from * RIGHT_UNIT / 8]
+            ? b_uvec4[RIGHT_UNIT == 8 ? from : from / 8]
             : rounded(b_vec4[from / 4], b_vec4[from / 4 + 1], push.b_scale);
     }
     uvec2 first = right_first + uvec2(lines, 0);
     uvec2 end = TRANS_B != 0 ? uvec2(push.n, push.k) : uvec2(push.k, push.n);
     if (WIDE_B != 0 && first.x < end.x && first.y + 8 <= end.y) {
         return B_PACKED != 0
-            ? b_uvec4[from * RIGHT_UNIT / 8]
+            ? b_uvec4[RIGHT_UNIT == 8 ? from : from / 8]
             : rounded(b_vec4[from / 4], b_vec4[from / 4 + 1], push.b_scale);
     }
     uint at = from * RIGHT_UNIT;
@@ -156,8 +156,8 @@ void fetch_share(uint set) {
     [[unroll]] for (uint i = 0; i < RIGHT_FETCHES; ++i) {
         next_right[set * RIGHT_FETCHES + i] = fetch_right(i * (INVOCATIONS / RIGHT_WIDTH));
     }
-    left_first += TRANS_A != 0 ? uvec2(STEP, 0) : uvec2(0, STEP);
-    right_first += TRANS_B != 0 ? uvec2(0, STEP) : uvec2(STEP, 0);
+    left_first += uvec2(TRANS_A != 0 ? STEP : 0, TRANS_A != 0 ? 0 : STEP);
+    right_first += uvec2(TRANS_B != 0 ? 0 : STEP, TRANS_B != 0 ? STEP : 0);
     left_from += TRANS_A != 0 ? STEP * (push.lda / LEFT_UNIT) : STEP / LEFT_UNIT;
     right_from += TRANS_B != 0 ? STEP / RIGHT_UNIT : STEP * (push.ldb / RIGHT_UNIT);
 }
@@ -176,7 +176,8 @@ void store_share(uint set, uint share) {
     }
 }
 
-// Where a matrix of a share begins: `along` the tile's rows or columns, `term` terms into the share.
+// Where a matrix of a share begins: `along` the tile's rows or columns, `term` terms into the share. The place of
+// a sum is the sum of places, as a subgroup's part is as long as a power of two.
 uint left_at(uint share, uint along, uint term) {
     uvec2 place = TRANS_A != 0 ? uvec2(term, along) : uvec2(along, term);
     uint octs = place.x / LEFT_FOLDED * LEFT_OCTS + place.y / 8;

@@ -67,7 +67,7 @@ void store_whole(SUM sum, uint c_start, uint row, uint column) {
         sum += row_of_bias;
     }
     bool scale = SCALED != 0 && push.use_bias == 0;
-    for (uint i = 0; i < sum.length(); ++i) {
+    [[unroll]] for (uint i = 0; i < sum.length(); ++i) {
         float total = scale ? sum[i] * push.c_scale : sum[i];
         sum[i] = push.causal == CAUSAL_BLOCKS ? total : snap(total);
     }

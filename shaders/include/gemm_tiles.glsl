@@ -13,7 +13,8 @@ uvec2 tile_corner() {
         uint index = tile.y * gl_NumWorkGroups.x + tile.x;
         uint band = index / (BAND * gl_NumWorkGroups.x);
         uint first = band * BAND;
-        uint height = min(BAND, gl_NumWorkGroups.y - first);
+        // gl_NumWorkGroups.y counts a part of the rows where a dispatch is cut.
+        uint height = min(BAND, (push.m + TILE_ROWS - 1) / TILE_ROWS - first);
         uint inside = index - first * gl_NumWorkGroups.x;
         tile = uvec2(inside / height, first + inside % height);
     }

@@ -11,17 +11,14 @@ layout(constant_id = F16_ID) const uint F16 = 0; // 5 bits of exponent and 11 of
 // What gradients are multiplied by where 16 bits hold little exponent. Twin of units::GRADIENT_SCALE.
 const float GRADIENT_SCALE = 16384.0;
 
-// Finite numbers stay finite.
-vec2 held(vec2 x) {
-    const float most = 65504.0;
-    return mix(x, clamp(x, -most, most), lessThan(abs(x), vec2(uintBitsToFloat(0x7f800000u))));
-}
-
 uint packed_pair(vec2 x, bool gradient) {
     if (F16 == 0) {
         return pair(x.x, x.y);
     }
-    return packHalf2x16(held(gradient ? x * GRADIENT_SCALE : x));
+    // Finite numbers stay finite.
+    vec2 scaled = gradient ? x * GRADIENT_SCALE : x;
+    vec2 held = clamp(scaled, -65504.0, 65504.0);
+    return packHalf2x16(mix(scaled, held, lessThan(abs(x), vec2(uintBitsToFloat(0x7f800000u)))));
 }
 
 vec2 unpacked_pair(uint halves, bool gradient) {

@@ -4,16 +4,37 @@
 //! the folder that holds the name is synced. A failed sync is an error: the file is given up, because a
 //! second sync of the same file may succeed without having written anything.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::storage::{Disk, Storage};
 use crate::error::{Error, Result};
 
+/// How long to wait after each try that met an error of the kind that passes: 1.3 s in all.
+const WAITS_MS: [u64; 7] = [10, 20, 40, 80, 160, 320, 640];
+
+/// Does what another program may stand in the way of for a moment, again and again for a while.
+pub fn patiently<T>(storage: &dyn Storage, action: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for wait_ms in WAITS_MS {
+        match action() {
+            Err(error) if storage.passes(&error) => thread::sleep(Duration::from_millis(wait_ms)),
+            other => return other,
+        }
+    }
+    action()
+}
+
+/// Gives a file or folder another name.
+pub fn rename(storage: &dyn Storage, from: &Path, to: &Path) -> io::Result<()> {
+    patiently(storage, || storage.rename(from, to))
+}
+
 /// Writes a file and waits until the disk has it.
 pub fn write_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
-        let mut file = storage.create(path)?;
+        let mut file = patiently(storage, || storage.create(path))?;
         file.write_all(bytes)?;
         file.sync()
     };
@@ -34,10 +55,10 @@ pub fn replace_file_on(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> Resu
     name.push(".tmp");
     let temporary = path.with_file_name(name);
     let replaced = write_file(storage, &temporary, bytes)
-        .and_then(|()| storage.rename(&temporary, path).map_err(Error::io("cannot replace", path)));
+        .and_then(|()| rename(storage, &temporary, path).map_err(Error::io("cannot replace", path)));
     if replaced.is_err() {
         // The first error is the one to report, and nothing half-written stays.
-        let _ = storage.remove_file(&temporary);
+        let _ = patiently(storage, || storage.remove_file(&temporary));
     }
     replaced?;
     sync_parent(storage, path)
@@ -64,11 +85,11 @@ pub fn publish_folder(storage: &dyn Storage, finished: &Path, place: &Path) -> R
     let is_there = storage.exists(place).map_err(Error::io("cannot replace", place))?;
     if is_there {
         // A folder cannot be renamed over one with files in it.
-        storage.rename(place, &replaced).map_err(Error::io("cannot replace", place))?;
+        rename(storage, place, &replaced).map_err(Error::io("cannot replace", place))?;
     }
-    if let Err(error) = storage.rename(finished, place) {
+    if let Err(error) = rename(storage, finished, place) {
         if is_there {
-            let _ = storage.rename(&replaced, place);
+            let _ = rename(storage, &replaced, place);
         }
         return Err(Error::io("cannot move a finished checkpoint to", place)(error));
     }
@@ -96,13 +117,13 @@ fn hidden(folder: &Path, suffix: &str) -> PathBuf {
 pub fn retire_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
     let retired = hidden(path, "gone");
     remove_folder(storage, &retired)?;
-    storage.rename(path, &retired).map_err(Error::io("cannot remove", path))?;
+    rename(storage, path, &retired).map_err(Error::io("cannot remove", path))?;
     remove_folder(storage, &retired)
 }
 
 /// Removes a folder and what is in it, if it is there.
 pub fn remove_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
-    match storage.remove_folder(path) {
+    match patiently(storage, || storage.remove_folder(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("cannot remove", path)(error)),
         _ => Ok(()),
     }

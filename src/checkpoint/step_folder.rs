@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::atomic::{publish_folder, remove_folder, unfinished_folder};
 use super::manifest::{Folder, Manifest, damaged};
@@ -12,7 +13,7 @@ use super::model_folder::{
 };
 use super::storage::{Disk, Storage};
 use super::tensors::TensorFile;
-use crate::config::Precision;
+use crate::config::{Precision, TrainOptions};
 use crate::data::Tokenizer;
 use crate::error::{Error, Result};
 use crate::model::parameters::{ModelState, parameter_specs};
@@ -21,7 +22,9 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 pub const STATE: &str = "state.json";
 
 /// The layout of a step folder; raised when an older hlx could not read it.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest layout that is read. Version 1 names no options, and of `unbroken_since` the step alone.
+const OLDEST_VERSION: u32 = 1;
 
 /// One link of a run's chain of digests: each covers the one before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,16 @@ pub struct Link {
     pub step: u64,
     /// 64 hexadecimal digits.
     pub digest: String,
+}
+
+/// The checkpoint from which on a run has had the options and kernels that it has now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// Its step.
+    pub step: u64,
+    /// Its [`RunState::digest`]: another folder of that step is not the one. `None` if it was not kept, as
+    /// in version 1.
+    pub digest: Option<String>,
 }
 
 /// Where a run stands: with the weights and moments, all that training needs to go on.
@@ -65,10 +78,14 @@ pub struct RunState {
     pub digest: String,
     /// [`crate::config::TrainConfig::training_hash`] of the run.
     pub training_hash: String,
-    /// The step from which on the run has had this `training_hash` and `kernels_hash`: 0, or where it was
-    /// resumed with others.
-    #[serde(default)]
-    pub unbroken_since: u64,
+    /// The options behind it, without those of which it does not depend: see
+    /// [`crate::config::TrainConfig::training_options`].
+    #[serde(default, serialize_with = "said")]
+    pub options: Option<TrainOptions>,
+    /// From where on the run has had this `training_hash` and `kernels_hash`: its start, or the checkpoint
+    /// that it was resumed from with others.
+    #[serde(default, deserialize_with = "since")]
+    pub unbroken_since: Option<Since>,
     /// [`crate::train::digest::digest`] of the state that the run started from, if that was the weights of
     /// `--init-from`.
     #[serde(default)]
@@ -103,12 +120,47 @@ pub struct Checkpoint {
     pub state: RunState,
 }
 
+/// Only what has a value.
+fn said<S: Serializer>(options: &Option<TrainOptions>, to: S) -> std::result::Result<S::Ok, S::Error> {
+    let mut value = serde_json::to_value(options).map_err(S::Error::custom)?;
+    if let Some(options) = value.as_object_mut() {
+        options.retain(|_, value| !value.is_null());
+    }
+    value.serialize(to)
+}
+
+/// A checkpoint; or a step alone, with 0 for the start, in version 1.
+fn since<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<Since>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Now(Since),
+        Before(u64),
+    }
+    Ok(match Option::deserialize(from)? {
+        None | Some(Written::Before(0)) => None,
+        Some(Written::Before(step)) => Some(Since { step, digest: None }),
+        Some(Written::Now(since)) => Some(since),
+    })
+}
+
 impl RunState {
     /// The device that the state was trained on, if its bits are that device's alone and this is another.
     pub fn other_device(&self, name: &str, driver: &str) -> Option<String> {
         let is_other = (self.device.as_str(), self.driver.as_str()) != (name, driver);
         let counts = self.precision != Precision::Exact && !self.device.is_empty();
         (counts && is_other).then(|| format!("{} ({})", self.device, self.driver))
+    }
+
+    /// True of two states that one and the same training gives, at different steps: options, kernels, text
+    /// and beginning are the same, and for what is not exact the device.
+    pub fn is_of_training(&self, other: &RunState) -> bool {
+        self.training_hash == other.training_hash
+            && self.kernels_hash == other.kernels_hash
+            && self.corpus_hash == other.corpus_hash
+            && self.unbroken_since == other.unbroken_since
+            && self.init_digest == other.init_digest
+            && (&self.device, &self.driver) == (&other.device, &other.driver)
     }
 }
 
@@ -171,8 +223,8 @@ impl Checkpoint {
         let folder = Folder::open(storage, path)?;
         if !folder.has_manifest() {
             return Err(Error::Input(format!(
-                "{} has no manifest.json, so it is not a whole checkpoint to resume from: \
-                 --init-from takes weights alone",
+                "{} has no manifest.json, so it is not a whole checkpoint: `hlx train --init-from` starts \
+                 from its weights alone",
                 path.display()
             )));
         }
@@ -208,14 +260,25 @@ fn parse_state(path: &Path, bytes: &[u8]) -> Result<RunState> {
     }
     let wrong = |error: serde_json::Error| damaged(path, &error.to_string());
     let version: Version = serde_json::from_slice(bytes).map_err(wrong)?;
-    if version.format_version != FORMAT_VERSION {
+    if !(OLDEST_VERSION..=FORMAT_VERSION).contains(&version.format_version) {
         return Err(Error::Input(format!(
-            "{} has format version {}, and this hlx ({}) reads version {FORMAT_VERSION}: use the hlx that \
-             wrote it",
+            "{} has format version {}, and this hlx ({}) reads versions {OLDEST_VERSION} to \
+             {FORMAT_VERSION}: use the hlx that wrote it",
             path.display(),
             version.format_version,
             env!("CARGO_PKG_VERSION")
         )));
     }
     serde_json::from_slice(bytes).map_err(wrong)
+}
+
+/// The step from which on the checkpoint with this state.json holds, if that is not the run's start. `None`
+/// also of what is no state.
+pub fn since_of(bytes: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Part {
+        #[serde(default, deserialize_with = "since")]
+        unbroken_since: Option<Since>,
+    }
+    Some(serde_json::from_slice::<Part>(bytes).ok()?.unbroken_since?.step)
 }

@@ -44,7 +44,19 @@ pub trait Storage: Debug + Send + Sync {
 
     /// The names in a folder, in no particular order.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+
+    /// True if an error is of the kind that is gone in a moment: on Windows nobody can rename or remove what
+    /// a virus scanner or an indexer has just opened.
+    fn passes(&self, error: &io::Error) -> bool {
+        cfg!(windows)
+            && matches!(error.raw_os_error(), Some(ACCESS_DENIED | SHARING_VIOLATION | LOCK_VIOLATION))
+    }
 }
+
+/// Windows's codes for a file that another program has open.
+const ACCESS_DENIED: i32 = 5;
+const SHARING_VIOLATION: i32 = 32;
+const LOCK_VIOLATION: i32 = 33;
 
 /// A file that is open for writing.
 pub trait StoredFile: Write + Debug + Send {

@@ -27,6 +27,19 @@ pub struct Chosen {
     pub why: Option<String>,
 }
 
+impl Chosen {
+    /// The error of a device that lacks a precision: where nobody asked for it, with why it was taken.
+    fn not_offered(&self, precision: Precision, reason: &str) -> Error {
+        let fallback = self.why.as_ref().filter(|_| matches!(self.backend, Backend::Cpu));
+        let why = fallback.map_or(String::new(), |why| format!(" (taken because: {why})"));
+        Error::NoDevice(format!(
+            "{}{why} does not offer --precision {precision}: {reason}. Take --precision f32 or exact, or \
+             another --device",
+            self.backend.name()
+        ))
+    }
+}
+
 impl Backend {
     /// Opens what `--device` asks for, if it offers `precision`.
     ///
@@ -44,15 +57,7 @@ impl Backend {
                 chosen.backend.try_products(precision)?;
                 Ok(chosen)
             }
-            Some(reason) => {
-                let fallback = chosen.why.filter(|_| matches!(chosen.backend, Backend::Cpu));
-                let why = fallback.map_or(String::new(), |why| format!(" (taken because: {why})"));
-                Err(Error::NoDevice(format!(
-                    "{}{why} does not offer --precision {precision}: {reason}. Take --precision f32 or \
-                     exact, or another --device",
-                    chosen.backend.name()
-                )))
-            }
+            Some(reason) => Err(chosen.not_offered(precision, &reason)),
         }
     }
 
@@ -343,6 +348,33 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("some card") && text.contains("softmax_forward gives output[7]"), "{text}");
         assert!(text.contains("0x3f800001") && text.contains("0x3f800000"), "{text}");
+    }
+
+    #[test]
+    fn a_device_that_nobody_asked_for_says_why_it_was_taken() {
+        let chosen = |why: Option<&str>| Chosen { backend: Backend::Cpu, why: why.map(str::to_owned) };
+        let error = chosen(Some("no usable Vulkan GPU (a card: no float controls)"));
+        let error = error.not_offered(Precision::Mixed, "it has no matrix units");
+        assert_eq!(error.exit_code(), 4);
+        let text = error.to_string();
+        let start = "CPU executor (taken because: no usable Vulkan GPU (a card: no float controls)) does not \
+                     offer --precision mixed: it has no matrix units. Take ";
+        assert!(text.starts_with(start), "{text}");
+        // Where the user's own choice says enough.
+        let text = chosen(None).not_offered(Precision::Mixed, "it has no matrix units").to_string();
+        assert!(text.starts_with("CPU executor does not offer"), "{text}");
+
+        // What `open` itself says of the device that it takes.
+        let open = |choice| Backend::open(&choice, Precision::Mixed).err().map(|error| error.to_string());
+        let asked = open(DeviceChoice::Cpu).expect("the CPU executor has no matrix units");
+        assert!(!asked.contains("taken because"), "{asked}");
+        let best = Backend::open_best().expect("the CPU executor is always there");
+        if let (Backend::Cpu, Some(why)) = (&best.backend, &best.why) {
+            let said = open(DeviceChoice::Auto).expect("the CPU executor has no matrix units");
+            assert!(said.contains(&format!("(taken because: {why})")), "{said}");
+        } else {
+            assert!(open(DeviceChoice::Auto).is_none_or(|said| !said.contains("taken because")));
+        }
     }
 
     #[test]

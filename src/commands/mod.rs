@@ -7,9 +7,12 @@ mod devices;
 mod eval;
 mod generate;
 mod measure;
+mod retrace;
+mod retrace_report;
 mod train;
 mod verify;
 mod verify_checkpoint;
+mod verify_kept;
 
 use std::io::Write;
 use std::path::Path;

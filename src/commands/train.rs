@@ -133,6 +133,9 @@ impl Origin {
         let folder = RunFolder::to_resume(choice, &given)?;
         // Before anything is read: a run that is still going on would remove what this one goes on from.
         let lock = if folder.holds_run()? { Some(folder.lock()?) } else { None };
+        if lock.is_some() {
+            folder.finish_save()?;
+        }
         let found = folder.load_to_resume(choice)?;
         let saved = match folder.config_file() {
             file if file.exists() => TrainOptions::load("--resume", &file)?,
@@ -145,12 +148,11 @@ impl Origin {
             say(format_args!("there is nothing to resume in {there}: starting a new run there{how}"));
             return Ok(Origin { folder: Some(folder), lock, ..Origin::new(given.over(saved))? });
         };
-        // A run that came between the two looks is another's: it is refused below.
-        if lock.is_some() {
-            folder.finish_save()?;
-        }
-        let before = saved.clone();
-        let config = TrainConfig::resolve(given.over(saved), Some(&checkpoint.model.config))?;
+        let before = match &checkpoint.state.options {
+            Some(own) => own_options(own, saved, &folder.config_file()),
+            None => saved,
+        };
+        let config = TrainConfig::resolve(given.over(before.clone()), Some(&checkpoint.model.config))?;
         say(format_args!("going on from {}", path.display()));
         if checkpoint.state.training_hash != config.training_hash()? {
             say(format_args!(
@@ -214,6 +216,21 @@ impl Origin {
         let weights = self.weights.as_ref().map(|weights| weights.tensors.clone());
         initial_state(weights.unwrap_or_else(|| initial_parameters(model, seed)))
     }
+}
+
+/// The options that a checkpoint was trained with, and what is in config.toml of all that does not decide the
+/// training. Its training options may be others: after a run has gone on from an earlier checkpoint, or where
+/// somebody has changed them.
+fn own_options(own: &TrainOptions, file: TrainOptions, path: &Path) -> TrainOptions {
+    let changes = changes(own, &file);
+    if !changes.is_empty() {
+        say(format_args!(
+            "{} has other options than this checkpoint was trained with{changes}: going on with the \
+             checkpoint's, which flags can change",
+            path.display()
+        ));
+    }
+    own.clone().over(file)
 }
 
 /// Which options are others than before: ` (steps 20 -> 40, lr 0.001 -> 0.002)`, or nothing.

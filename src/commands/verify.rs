@@ -5,11 +5,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::backend::{self, Backend, COPIES_TO_VERIFY};
-use super::{check_output, print_if_read, verify_checkpoint};
+use super::{check_output, print_if_read, verify_checkpoint, verify_kept};
 use crate::cli::VerifyArgs;
 use crate::config::{Precision, TrainConfig, TrainOptions};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::train::finite::met;
 use crate::train::init::{initial_parameters, initial_state};
 use crate::train::program::{StepShape, TrainProgram};
 use crate::train::run::{feed, hash_tokens, schedule, step_shape, total_steps};
@@ -33,15 +34,24 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     let data = Dataset::load(&config, None)?;
     let model = config.model_config(data.tokenizer.vocab_size());
     let initial = initial_state(initial_parameters(&model, config.seed));
+    let remedy = |error| match &args.against {
+        Some(path) => with_given_options(error, path),
+        None => error,
+    };
     let mut trainers = Vec::new();
     let mut backends = Vec::new();
     for choice in args.devices() {
-        let backend = Backend::open(&choice, config.precision)?.backend;
-        trainers.push(trainer(&backend, &config, &data, &initial)?);
+        let opened = Backend::open(&choice, config.precision)
+            .and_then(|chosen| Ok((trainer(&chosen.backend, &config, &data, &initial)?, chosen.backend)));
+        let (trainer, backend) = opened.map_err(&remedy)?;
+        trainers.push(trainer);
         backends.push(backend);
     }
     let runs = args.runs.unwrap_or(if against.is_some() { 1 } else { 3 });
     let steps = total_steps(&config, &feed(&config, &data)?);
+    if let Some(step) = args.keep_step.filter(|&step| step > steps) {
+        return Err(Error::Usage(format!("--keep-step {step}: there are {steps} steps: give one of them")));
+    }
     let found = verify(&mut trainers, runs, steps, |trainer, run, record| {
         if args.json {
             return Ok(());
@@ -52,15 +62,47 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
             "{} run {run}  step {step}  loss {loss:.6}  digest {digest}\n",
             trainer.device
         ))
-    })?;
+    });
+    let found = found.map_err(|error| not_trained(remedy(error), args))?;
     let header = header(&backends[0], &config, &data);
     let recorded = Recorded::new(header, &found.records, &trainers[0].session.train.model.arena.specs);
-    if let Some(path) = &args.save {
+    let mut elsewhere = against.as_ref().and_then(|against| against.first_difference(&recorded));
+    if let Some(path) = &args.save
+        && (elsewhere.is_none() || args.against.as_ref() != Some(path))
+    {
+        verify_kept::keep(args, &mut trainers[0], &found, &recorded, path)?;
         recorded.save(path)?;
     }
-    let elsewhere = against.and_then(|against| against.first_difference(&recorded));
+    if let (Some(difference), Some(against), Some(path)) = (&mut elsewhere, &against, &args.against) {
+        verify_kept::explain(difference, &mut trainers[0], &found, [against, &recorded], path)?;
+    }
     let devices = trainers.iter().map(|trainer| trainer.device.clone()).collect();
     Report { runs, steps, devices, found, elsewhere }.show(args)
+}
+
+/// An error of a device or of what does not fit it, where the options are those of a file.
+pub fn with_given_options(error: Error, file: &Path) -> Error {
+    let file = file.display();
+    let given = |text| format!("{text} (but the options are those of {file}: take another --device)");
+    match error {
+        Error::Usage(text) => Error::Usage(given(text)),
+        Error::NoDevice(text) => Error::NoDevice(given(text)),
+        Error::Device(text) => Error::Device(given(text)),
+        other => other,
+    }
+}
+
+/// A run that is verified saves nothing and is not resumed.
+fn not_trained(error: Error, args: &VerifyArgs) -> Error {
+    match (met(&error), &args.against) {
+        (Some(what), Some(path)) => {
+            Error::Mismatch(format!("not identical with {}: {what} here, and was there", path.display()))
+        }
+        (Some(what), None) => Error::Input(format!(
+            "{what}: these options train no further: give fewer --steps, or others with --config"
+        )),
+        _ => error,
+    }
 }
 
 /// Flags win over `--config`, that over `--against`, that over the defaults.
@@ -118,8 +160,11 @@ fn portable(config: &TrainConfig) -> TrainOptions {
 
 /// Where and with what the chain is made.
 fn header(backend: &Backend, config: &TrainConfig, data: &Dataset) -> Header {
-    let corpus = hash_tokens(&data.train);
-    Header::new(&backend.name(), &backend.driver(), config.precision, &corpus, portable(config))
+    let corpus_hash = hash_tokens(&data.train);
+    let name = config.corpus.as_deref().and_then(Path::file_name);
+    let corpus = name.map(|name| name.to_string_lossy().into_owned());
+    let (device, driver) = (backend.name(), backend.driver());
+    Header { corpus, ..Header::new(&device, &driver, config.precision, &corpus_hash, portable(config)) }
 }
 
 /// A trainer of `config` on a device.
@@ -170,6 +215,9 @@ impl Report {
             return Err(Error::Mismatch(format!("not identical: {difference}")));
         }
         if let (Some(difference), Some(path)) = (&self.elsewhere, &args.against) {
+            if !args.json {
+                print_if_read(&difference.details())?;
+            }
             return Err(Error::Mismatch(format!("not identical with {}: {difference}", path.display())));
         }
         if args.json {

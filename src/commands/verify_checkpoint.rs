@@ -2,24 +2,23 @@
 
 use std::path::Path;
 
-use serde_json::json;
-
 use super::backend::Backend;
-use super::print_if_read;
-use super::verify::trainer;
-use crate::checkpoint::{Checkpoint, Link, RunFolder, find_model_folder, read_model};
+use super::retrace::{Start, Way};
+use super::retrace_report::{Findings, Flaw, What};
+use super::verify::{trainer, with_given_options};
+use crate::checkpoint::{Checkpoint, RunFolder, find_model_folder};
 use crate::cli::VerifyArgs;
 use crate::config::{TrainConfig, TrainOptions};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::kernels::kernels_hash;
-use crate::model::parameters::{ParameterSpec, parameter_specs};
+use crate::model::parameters::ParameterSpec;
 use crate::report::say;
 use crate::train::digest::{digest, tensor_name};
-use crate::train::init::{initial_parameters, initial_state};
+use crate::train::finite::met;
 use crate::train::run::hash_tokens;
 use crate::train::session::TrainState;
-use crate::train::verify::{Chain, Difference, compare};
+use crate::train::verify::{Chain, Difference, Trainer, compare};
 
 pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
     let folder = find_model_folder("--checkpoint", path)?;
@@ -33,8 +32,10 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
             data.name
         )));
     }
-    let (initial, links) = start(&folder, &checkpoint, &config, &data)?;
-    let backend = Backend::open(&args.device, config.precision)?.backend;
+    let way = Way { folder: &folder, checkpoint: &checkpoint, config: &config };
+    let Start { state: initial, links, why } = way.start(args.from.unwrap_or_default(), &data)?;
+    let remedy = |error| with_given_options(error, &folder);
+    let backend = Backend::open(&args.device, config.precision).map_err(remedy)?.backend;
     if let Some(other) = checkpoint.state.other_device(&backend.name(), &backend.driver()) {
         return Err(Error::Input(format!(
             "{} was trained on {other}, and --precision {} promises the same bits on one device only, which \
@@ -45,156 +46,91 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
             backend.driver()
         )));
     }
-    let mut trainer = trainer(&backend, &config, &data, &initial)?;
-    let steps = checkpoint.state.step;
-    let again = steps - initial.step;
-    say(format_args!("training {again} steps again on {}, from step {}", backend.name(), initial.step));
+    let mut trainer = trainer(&backend, &config, &data, &initial).map_err(remedy)?;
+    let again = checkpoint.state.step - initial.step;
+    say(format_args!("training {again} steps again on {}, from step {}{why}", backend.name(), initial.step));
+    let mut findings = retrace(&way, &mut trainer, Chain { links }).map_err(remedy)?;
+    findings.why = why;
+    findings.device = backend.name();
+    findings.other_kernels = (checkpoint.state.kernels_hash != kernels_hash(config.precision))
+        .then_some(checkpoint.state.hlx_version);
+    findings.report(args.json, &folder)
+}
+
+/// Trains from the trainer's start to the checkpoint, and compares it and those kept on the way.
+fn retrace(way: &Way, trainer: &mut Trainer, mut chain: Chain) -> Result<Findings> {
     let specs = trainer.session.train.model.arena.specs.clone();
+    let state = &way.checkpoint.state;
+    let mut findings = Findings { since: trainer.initial.step, steps: state.step, ..Findings::default() };
+    let kept = way.kept_after(trainer.initial.step)?;
     trainer.restart()?;
-    let (mut chain, mut broken) = (Chain { links }, None);
-    while trainer.session.step() < steps && broken.is_none() {
-        let record = trainer.step()?;
-        let due = checkpoint.state.chain.iter().find(|link| link.step == record.state.step);
-        if let Some(expected) = due {
-            broken = (chain.add(&record, &specs) != expected).then(|| expected.clone());
+    while trainer.session.step() < state.step {
+        let result = match trainer.advance() {
+            Ok(result) => result,
+            Err(error) => match met(&error) {
+                Some(what) => {
+                    findings.own = Some(What::NotFinite(what.to_owned()));
+                    return Ok(findings);
+                }
+                None => return Err(error),
+            },
+        };
+        if let Some(expected) = state.chain.iter().find(|link| link.step == result.step) {
+            let record = trainer.record(result)?;
+            if chain.add(&record, &specs) != expected {
+                findings.own = Some(What::Link(expected.step));
+                break;
+            }
+        }
+        let Some(folder) = kept.get(&result.step) else { continue };
+        let Some(met) = way.of_the_same_training(folder) else { continue };
+        findings.met.push(result.step);
+        if findings.on_the_way.is_none()
+            && let Some(what) = first_flaw(&met, &trainer.session.state()?, &specs)
+        {
+            findings.on_the_way = Some(Flaw { folder: folder.clone(), what });
         }
     }
-    let state = trainer.session.state()?;
-    let digest = digest(&specs, &state);
-    let difference = if broken.is_none() { first_difference(&checkpoint, &state, &specs) } else { None };
-    let since = initial.step;
-    let other_kernels = (checkpoint.state.kernels_hash != kernels_hash(config.precision))
-        .then_some(checkpoint.state.hlx_version);
-    report(args, &folder, &backend, &Findings { since, steps, digest, broken, difference, other_kernels })
+    let trained = trainer.session.state()?;
+    findings.digest = digest(&specs, &trained);
+    if findings.own.is_none() {
+        findings.own = first_flaw(way.checkpoint, &trained, &specs);
+    }
+    Ok(findings)
 }
 
 /// The run's configuration, and what the flags say about where things are.
 fn configuration(args: &VerifyArgs, folder: &Path, checkpoint: &Checkpoint) -> Result<TrainConfig> {
     let run = RunFolder::at(folder.parent().unwrap_or(Path::new("")));
-    let saved = TrainOptions::load("--checkpoint", &run.config_file())?;
+    let own = checkpoint.state.options.clone();
+    // A checkpoint that lies alone has all options but where its texts and weights are.
+    let saved = match (own, run.config_file()) {
+        (Some(own), file) if !file.exists() => own,
+        (own, file) => own.unwrap_or_default().over(TrainOptions::load("--checkpoint", &file)?),
+    };
     let given = TrainOptions { corpus: args.corpus.clone(), ..TrainOptions::default() };
     let config = TrainConfig::resolve(given.over(saved), Some(&checkpoint.model.config))?;
     if checkpoint.state.training_hash != config.training_hash()? {
         return Err(Error::Input(format!(
-            "{} has other options than this checkpoint was trained with: it was written by a later --resume, \
-             and the checkpoint cannot be retraced from it",
+            "the options in {} are others than this checkpoint was trained with, and it cannot be retraced \
+             from them: it has none of its own, or not its own",
             run.config_file().display()
         )));
     }
     Ok(config)
 }
 
-/// The state that the checkpoint's configuration holds from, and the links of the chain up to there: the
-/// start of the run, or the checkpoint that it went on from when its options changed.
-fn start(
-    folder: &Path,
-    checkpoint: &Checkpoint,
-    config: &TrainConfig,
-    data: &Dataset,
-) -> Result<(TrainState, Vec<Link>)> {
-    let since = checkpoint.state.unbroken_since;
-    if since > 0 {
-        let earlier = RunFolder::at(folder.parent().unwrap_or(Path::new(""))).step_folder(since);
-        let earlier = Checkpoint::load(&earlier).map_err(|error| {
-            Error::Input(format!(
-                "{} went on from step {since} with other options, and cannot be retraced without the \
-                 checkpoint of that step: {error}",
-                folder.display()
-            ))
-        })?;
-        return Ok((TrainState::of(&earlier), earlier.state.chain));
-    }
-    let model = config.model_config(data.tokenizer.vocab_size());
-    let Some(path) = &config.init_from else {
-        return Ok((initial_state(initial_parameters(&model, config.seed)), vec![]));
-    };
-    let weights = read_model(&find_model_folder("--init-from", path)?)?;
-    let specs = parameter_specs(&model);
-    let has_shape = parameter_specs(&weights.config) == specs;
-    let initial = initial_state(weights.tensors);
-    let is_other = |expected: &String| digest(&specs, &initial) != *expected;
-    if !has_shape || checkpoint.state.init_digest.as_ref().is_some_and(is_other) {
-        return Err(Error::Input(format!(
-            "{} has other weights than when this run started from it: put those back, for the checkpoint \
-             cannot be retraced from these",
-            path.display()
-        )));
-    }
-    Ok((initial, vec![]))
-}
-
-/// What retraining found.
-struct Findings {
-    /// Where the retraining began.
-    since: u64,
-    steps: u64,
-    digest: String,
-    /// The first link of the chain that came out otherwise.
-    broken: Option<Link>,
-    difference: Option<Difference>,
-    /// The version of hlx that the checkpoint is from, if its kernels were others.
-    other_kernels: Option<String>,
-}
-
-impl Findings {
-    fn json(&self) -> Option<serde_json::Value> {
-        let broken =
-            self.broken.as_ref().map(|link| json!({ "step": link.step, "tensor": "the chain of digests" }));
-        broken.or_else(|| self.difference.as_ref().map(|difference| json!(difference)))
-    }
-}
-
-fn first_difference(
-    checkpoint: &Checkpoint,
-    state: &TrainState,
-    specs: &[ParameterSpec],
-) -> Option<Difference> {
+/// The first way in which a checkpoint is another than what training gives, if it is.
+fn first_flaw(checkpoint: &Checkpoint, trained: &TrainState, specs: &[ParameterSpec]) -> Option<What> {
     let saved = [&checkpoint.model.tensors, &checkpoint.m, &checkpoint.v].into_iter().flatten();
-    saved.zip(state.tensors()).enumerate().find_map(|(index, (saved, trained))| {
-        let step = state.step;
+    let difference = saved.zip(trained.tensors()).enumerate().find_map(|(index, (saved, trained))| {
+        let step = checkpoint.state.step;
         let difference = Difference { step, ..compare(tensor_name(specs, index), saved, trained) };
         (difference.elements_different > 0).then_some(difference)
-    })
-}
-
-fn report(args: &VerifyArgs, folder: &Path, backend: &Backend, found: &Findings) -> Result<()> {
-    let folder = folder.display();
-    let reason = match (&found.broken, &found.difference) {
-        (Some(link), _) => Some(format!("the digest of step {} is another than was kept then", link.step)),
-        (None, Some(d)) => Some(format!(
-            "{}[{}] is {} in it, and {} when trained again ({} ulp apart, {} elements differ)",
-            d.tensor, d.element, d.reference, d.value, d.ulp, d.elements_different
-        )),
-        (None, None) => None,
-    };
-    if args.json {
-        let json = json!({
-            "identical": reason.is_none(),
-            "runs": 1,
-            "steps": found.steps,
-            "digest": found.digest,
-            "devices": [backend.name()],
-            "first_difference": found.json(),
-        });
-        print_if_read(&format!("{json}\n"))?;
+    });
+    let is_mislabelled = || checkpoint.state.digest != digest(specs, trained);
+    match difference {
+        Some(difference) => Some(What::Tensor(Box::new(difference))),
+        None => is_mislabelled().then_some(What::Digest(checkpoint.state.step)),
     }
-    if let Some(reason) = reason {
-        let why = found.other_kernels.as_ref().map_or(String::new(), |version| {
-            format!("; it was trained by hlx {version} with other kernels, which may be why")
-        });
-        return Err(Error::Mismatch(format!("{folder} is not what its configuration gives: {reason}{why}")));
-    }
-    if args.json {
-        return Ok(());
-    }
-    let from = match found.since {
-        0 => String::new(),
-        step => format!(" from step {step} on, where its options changed"),
-    };
-    print_if_read(&format!(
-        "{folder} is what its configuration gives after {} steps on {}{from}: digest {}\n",
-        found.steps,
-        backend.name(),
-        found.digest
-    ))
 }

@@ -1,4 +1,4 @@
-//! The small closed choices of the command line: device, where to resume from.
+//! The small closed choices of the command line: device, where to resume or retrace from.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -128,5 +128,36 @@ impl FromStr for ResumeFrom {
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(if text == "auto" { ResumeFrom::Auto } else { ResumeFrom::Path(text.into()) })
+    }
+}
+
+/// Where `hlx verify --checkpoint` begins to train again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RetraceFrom {
+    /// Where the checkpoint's options begin to hold: the start of the run, or of its last other options.
+    #[default]
+    Start,
+    /// The newest whole checkpoint kept before it that leads to it.
+    Last,
+}
+
+impl FromStr for RetraceFrom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "start" => Ok(RetraceFrom::Start),
+            "last" => Ok(RetraceFrom::Last),
+            _ => Err("give start or last".into()),
+        }
+    }
+}
+
+impl fmt::Display for RetraceFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RetraceFrom::Start => "start",
+            RetraceFrom::Last => "last",
+        })
     }
 }

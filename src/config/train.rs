@@ -268,7 +268,13 @@ impl TrainConfig {
     /// A fingerprint of everything that decides the weights beside the corpus and the initial ones: two
     /// runs with the same hash take the same steps. Where they run and where results go does not count.
     pub fn training_hash(&self) -> Result<String> {
-        let options = TrainOptions {
+        let text = toml::to_string(&self.training_options()).expect("numbers and names are TOML");
+        Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
+    }
+
+    /// The options that [`TrainConfig::training_hash`] covers, each with its value.
+    pub fn training_options(&self) -> TrainOptions {
+        TrainOptions {
             corpus: None,
             val_corpus: None,
             device: None,
@@ -281,9 +287,7 @@ impl TrainConfig {
             init_from: None,
             model: None,
             ..self.to_options()
-        };
-        let text = toml::to_string(&options).expect("numbers and names are TOML");
-        Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
+        }
     }
 }
 

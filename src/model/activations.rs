@@ -13,7 +13,8 @@ use crate::ops::softmax::AttentionShape;
 use crate::ops::tensor::Tensor;
 use crate::recording::{Group, Program, Residence, Traits, View};
 
-/// What the passes read and write beside inputs and parameters. B, T, N, C, V as in [`Gpt`](crate::model::gpt::Gpt).
+/// What the passes read and write beside inputs and parameters. Shapes are those of
+/// [`Gpt`](crate::model::gpt::Gpt).
 pub struct Activations {
     /// `[N,C]`: the embedding before dropout, only with dropout.
     pub embedded: Option<View>,
@@ -79,7 +80,8 @@ impl Activations {
         let streams = (0..if training { copies + 1 } else { 1 })
             .map(|l| kept.add(&format!("stream.{l}"), n * c))
             .collect();
-        let blocks = (0..copies).map(|l| saved(&mut kept, config, shape, l, fused)).collect();
+        let lent = (training && narrow).then(|| Lent::new(&mut kept, config, n)).flatten();
+        let blocks = (0..copies).map(|l| saved(&mut kept, config, shape, l, fused, lent)).collect();
         let embedded = dropout.then(|| kept.add("embedded", n * c));
         let normed = kept.factor("normed", n * c);
         let stats = kept.add("stats", 2 * n);
@@ -109,18 +111,48 @@ fn keeps_narrow(config: &ModelConfig, fused_attention: bool, traits: &Traits) ->
         && [config.d_model, config.d_ff, config.d_head()].into_iter().all(narrow::fits)
 }
 
+/// Elements of all blocks' LayerNorm and GELU outputs from which on they are not kept, but calculated again in
+/// the backward pass: 512 MiB of them in 16 bits. Less is not worth the dispatches.
+const TOO_MANY_TO_KEEP: usize = 1 << 28;
+
+/// Outputs that are quickly calculated again, in buffers that all blocks use one after the other.
+#[derive(Clone, Copy)]
+struct Lent {
+    /// `[N,C]`
+    normed: Tensor,
+    /// `[N,F]`
+    act: Tensor,
+}
+
+impl Lent {
+    /// `None` where all are kept.
+    fn new(kept: &mut Builder, config: &ModelConfig, n: usize) -> Option<Lent> {
+        let ModelConfig { n_layer, d_model, d_ff, .. } = *config;
+        let many = n_layer * n * (2 * d_model + d_ff) >= TOO_MANY_TO_KEEP;
+        many.then(|| Lent {
+            normed: kept.factor("h.normed", n * d_model),
+            act: kept.factor("h.act", n * d_ff),
+        })
+    }
+}
+
 fn saved(
     kept: &mut Builder,
     config: &ModelConfig,
     shape: AttentionShape,
     layer: usize,
     fused: bool,
+    lent: Option<Lent>,
 ) -> block::Saved {
     let n = shape.batch * shape.context;
     let c = config.d_model;
     let name = |name: &str| format!("h.{layer}.{name}");
+    let normed = |kept: &mut Builder, which: &str| match lent {
+        Some(lent) => lent.normed,
+        None => kept.factor(&name(which), n * c),
+    };
     block::Saved {
-        normed_1: kept.factor(&name("normed_1"), n * c),
+        normed_1: normed(kept, "normed_1"),
         stats_1: kept.add(&name("stats_1"), 2 * n),
         attention: attention::Saved {
             qkv: kept.factor(&name("qkv"), 3 * n * c),
@@ -131,12 +163,17 @@ fn saved(
             heads: kept.factor(&name("heads"), n * c),
         },
         middle: kept.add(&name("middle"), n * c),
-        normed_2: kept.factor(&name("normed_2"), n * c),
+        normed_2: normed(kept, "normed_2"),
         stats_2: kept.add(&name("stats_2"), 2 * n),
         mlp: mlp::Saved {
             pre: kept.factor(&name("pre"), n * config.d_ff),
-            act: kept.factor(&name("act"), n * config.d_ff),
+            act: match lent {
+                Some(lent) => lent.act,
+                None => kept.factor(&name("act"), n * config.d_ff),
+            },
+            again: lent.is_some(),
         },
+        again: lent.is_some(),
     }
 }
 

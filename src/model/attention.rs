@@ -67,6 +67,11 @@ impl Attention {
         }
     }
 
+    /// Fused attention over tensors that are kept as these are.
+    fn fused_over(&self, saved: &Saved) -> Option<FusedAttention> {
+        self.fused.map(|fused| if saved.qkv.narrow { fused.packed() } else { fused })
+    }
+
     fn d_model(&self) -> usize {
         self.shape.n_head * self.shape.d_head
     }
@@ -115,7 +120,7 @@ impl Attention {
         output: View,
     ) {
         self.qkv.forward(r, params, input, saved.qkv);
-        match &self.fused {
+        match self.fused_over(saved) {
             Some(fused) => fused.forward(r, &fused_views(step_number, saved)),
             None => self.forward_by_products(r, step_number, saved, scratch),
         }
@@ -166,7 +171,7 @@ impl Attention {
         let partials = scratch.partials.expect(training);
         let output_partials = branch.with_bias.then_some(partials);
         self.proj.backward(r, params, grads, saved.heads, branch.d_output, d_heads, output_partials);
-        match &self.fused {
+        match self.fused_over(saved) {
             Some(fused) => {
                 let delta = scratch.scores.expect(training);
                 let forward = fused_views(step_number, saved);

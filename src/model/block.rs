@@ -36,6 +36,8 @@ pub struct Saved {
     pub normed_2: Tensor,
     /// `[N,2]`: mean and reciprocal standard deviation of `ln_2`.
     pub stats_2: View,
+    /// `normed_1` and `normed_2` are lent to other blocks, and must be calculated again.
+    pub again: bool,
     /// What the feed-forward layer keeps.
     pub mlp: mlp::Saved,
 }
@@ -144,6 +146,9 @@ impl Block {
         let with_bias = self.output_bias(grads, d_stream).is_none();
         let branch = BranchGradient { d_output, with_bias };
         let (d_normed, norm_scratch) = (back.d_normed, back.norm_partials);
+        if saved.again {
+            self.ln_2.forward(r, params, saved.stats_2, &Stream::of(saved.middle), saved.normed_2);
+        }
         self.mlp.backward(r, params, grads, saved.normed_2, &saved.mlp, &back.mlp, branch, d_normed);
         let beside = d_stream.narrow.is_some() && self.attention_dropout.is_none();
         let bias = beside.then(|| self.attention.output_bias(grads));
@@ -158,6 +163,9 @@ impl Block {
             norm_scratch,
         );
 
+        if saved.again {
+            self.ln_1.forward(r, params, saved.stats_1, &Stream::of(input), saved.normed_1);
+        }
         let d_output = masked_gradient(r, &self.attention_dropout, step_number, d_stream, scratch.dropped);
         self.attention.backward(
             r,

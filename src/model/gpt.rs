@@ -167,7 +167,7 @@ impl Gpt {
         };
         embedding::forward(r, context, c, inputs.tokens, wte, wpe, embedded);
         masked(r, &layers.embedding_dropout, inputs.step_number, embedded, Some(a.streams[0]));
-        let mut stream = Stream { before: a.streams[0], branch: None, sum: a.streams[0] };
+        let mut stream = Stream::of(a.streams[0]);
         for (l, block) in layers.blocks.iter().enumerate() {
             let saved = &a.blocks[l % a.blocks.len()];
             let branch = block.forward(r, self.params, inputs.step_number, &stream, saved, &a.scratch);

@@ -8,8 +8,8 @@ use crate::ops::tensor::Tensor;
 use crate::ops::{Recorder, cross_entropy, narrow};
 use crate::recording::{Traits, View};
 
-/// Logits that training keeps at a time, at most: 512 MiB.
-const MAX_LOGITS: usize = 1 << 27;
+/// Logits that training keeps at a time, at most: 256 MiB.
+const MAX_LOGITS: usize = 1 << 26;
 
 /// Positions are taken in multiples of this, so that their losses begin where a view may.
 const ROW_UNIT: usize = 128;

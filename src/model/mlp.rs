@@ -20,6 +20,8 @@ pub struct Saved {
     pub pre: Tensor,
     /// `[B,T,F]`, after GELU.
     pub act: Tensor,
+    /// `act` is lent to other layers, and must be calculated again.
+    pub again: bool,
 }
 
 /// Room for values that do not outlive the layer.
@@ -64,6 +66,9 @@ impl Mlp {
         branch: BranchGradient,
         d_input: Tensor,
     ) {
+        if saved.again {
+            gelu::forward(r, saved.pre, saved.act);
+        }
         let partials = branch.with_bias.then_some(scratch.partials);
         self.proj.backward(r, params, grads, saved.act, branch.d_output, scratch.d_wide, partials);
         gelu::backward(r, saved.pre, scratch.d_wide);

@@ -27,6 +27,13 @@ pub struct Stream {
     pub sum: View,
 }
 
+impl Stream {
+    /// Nothing is to be added.
+    pub fn of(stream: View) -> Stream {
+        Stream { before: stream, branch: None, sum: stream }
+    }
+}
+
 /// The gradient of the residual stream, `[N,C]`.
 #[derive(Clone, Copy)]
 pub struct StreamGradient {
@@ -104,8 +111,8 @@ impl Norm {
         norm.forward(r, stream.sum, output.full());
     }
 
-    /// From d_output `[N,C]`: the gradient of the stream that was normed, `input`, and the parameters' gradients
-    /// into the arena `grads`. `scratch` has [`Norm::scratch_words`].
+    /// From d_output `[N,C]`: the gradient of the stream that was normed, `input`, and the parameters'
+    /// gradients into the arena `grads`. `scratch` has [`Norm::scratch_words`].
     pub fn backward(
         &self,
         r: &mut Recorder,

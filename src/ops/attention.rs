@@ -7,6 +7,8 @@
 
 use super::Recorder;
 use super::dropout::Dropout;
+use super::gemm::units::GRADIENT_SCALE;
+use super::pack::packed_words;
 use super::softmax::AttentionShape;
 use crate::exact::{dropout_scale, dropout_threshold};
 use crate::kernels::{Kernel, attention_forward};
@@ -25,6 +27,8 @@ pub struct FusedAttention {
     shape: AttentionShape,
     dropout: Option<Dropout>,
     kernels: Kernels,
+    /// Whether qkv, heads and their gradients hold two 16-bit floats a word.
+    packed: bool,
     /// How each part's kernel goes about it, in the order of [`PARTS`].
     plans: [Plan; 3],
 }
@@ -36,13 +40,15 @@ struct Plan {
     blocks: Blocks,
     /// Whether it fetches a block while it works on the one before.
     prefetch: bool,
-    /// Whether it works on a block without a loop.
-    unrolled: bool,
+    /// Tiles of rows that a subgroup owns, and tiles of a block's columns that it works on at once.
+    own: usize,
+    at_once: usize,
     /// Heads that are worked on at a time; 0: all.
     heads: usize,
 }
 
-/// What the forward pass reads and writes.
+/// What the forward pass reads and writes. If [`FusedAttention::packs`], qkv and heads hold two factors of the
+/// device's matrix units a word.
 #[derive(Clone, Copy, Debug)]
 pub struct ForwardViews {
     /// `[B,T,3C]`
@@ -55,7 +61,8 @@ pub struct ForwardViews {
     pub lse: View,
 }
 
-/// What the backward pass reads and writes.
+/// What the backward pass reads and writes. If [`FusedAttention::packs`], d_heads and d_qkv hold two factors a
+/// word, in f16 multiplied by [`GRADIENT_SCALE`].
 #[derive(Clone, Copy, Debug)]
 pub struct BackwardViews {
     /// As the forward pass left it.
@@ -143,33 +150,64 @@ impl Kernels {
         of_each_part[part as usize]
     }
 
-    /// Blocks to take, the best first: positions that a workgroup owns, and positions that it goes over.
-    fn blocks(self) -> &'static [(usize, usize)] {
-        match self {
-            Kernels::F32 => &[(64, 32), (32, 32), (32, 16), (16, 16)],
-            // (64, 32) was the fastest on an H200 for heads of 64 channels.
-            Kernels::Matrix(_) => &[(64, 32), (128, 64), (128, 32), (64, 64), (32, 32), (16, 16)],
-        }
+    /// Plans of a part, the best first.
+    fn plans(self, part: Part) -> Vec<Plan> {
+        let plan = |&(owned, other, own, at_once): &(usize, usize, usize, usize)| {
+            let blocks = part.blocks(owned, other);
+            Plan { blocks, prefetch: self != Kernels::F32, own, at_once, heads: 32 }
+        };
+        let sizes: &[_] = match (self, part) {
+            (Kernels::F32, _) => &[(64, 32, 1, 1), (32, 32, 1, 1), (32, 16, 1, 1), (16, 16, 1, 1)],
+            (Kernels::Matrix(units), _) if !units.in_registers || units.side != 16 => {
+                &[(64, 32, 1, 1), (32, 32, 1, 1), (32, 16, 2, 2), (16, 16, 1, 1)]
+            }
+            (Kernels::Matrix(_), Part::Forward) => &[
+                (64, 32, 1, 2),
+                (64, 32, 1, 1),
+                (64, 64, 1, 2),
+                (64, 64, 1, 4),
+                (128, 32, 2, 1),
+                (128, 32, 2, 2),
+                (128, 64, 2, 2),
+                (64, 32, 2, 1),
+                (64, 32, 2, 2),
+                (128, 32, 1, 2),
+                (128, 64, 1, 2),
+                (16, 16, 1, 1),
+            ],
+            (Kernels::Matrix(_), Part::BackwardQueries) => &[
+                (64, 32, 1, 1),
+                (64, 32, 1, 2),
+                (64, 64, 1, 1),
+                (64, 64, 1, 2),
+                (128, 32, 2, 1),
+                (128, 64, 2, 1),
+                (64, 32, 2, 1),
+                (128, 32, 1, 1),
+                (128, 64, 1, 2),
+                (16, 16, 1, 1),
+            ],
+            (Kernels::Matrix(_), Part::BackwardKeys) => &[
+                (64, 32, 1, 1),
+                (64, 32, 1, 2),
+                (64, 64, 1, 1),
+                (64, 64, 1, 2),
+                (64, 16, 1, 1),
+                (128, 64, 1, 1),
+                (128, 32, 1, 1),
+                (16, 16, 1, 1),
+            ],
+        };
+        sizes.iter().map(plan).collect()
     }
 
-    /// The plan for these blocks.
-    fn plan(self, blocks: Blocks) -> Plan {
-        Plan { blocks, prefetch: self != Kernels::F32, unrolled: true, heads: 32 }
-    }
-
-    /// Every plan for these blocks that may be fast.
-    fn plans(self, part: Part, blocks: Blocks) -> Vec<Plan> {
-        let taken = self.plan(blocks);
-        let all_heads = Plan { heads: 0, ..taken };
-        if self == Kernels::F32 {
-            return vec![taken, all_heads];
-        }
-        let other = Plan { prefetch: !taken.prefetch, ..taken };
-        let mut plans = vec![taken, all_heads, other];
-        if part != Part::Forward {
-            plans.extend([taken, other].map(|plan| Plan { unrolled: !plan.unrolled, ..plan }));
-        }
-        plans
+    /// The plans of a part, and ways to go about them otherwise: to be timed.
+    fn variants(self, part: Part) -> Vec<Plan> {
+        let plans = self.plans(part);
+        let fewer_or_more = [16, 64, 0].map(|heads| Plan { heads, ..plans[0] });
+        let not_ahead =
+            plans.iter().filter(|plan| plan.prefetch).map(|plan| Plan { prefetch: false, ..*plan });
+        plans.iter().copied().chain(not_ahead).chain(fewer_or_more).collect()
     }
 
     /// D, rounded up to what a kernel's invocations share among them; the channels past D are zeros.
@@ -180,21 +218,23 @@ impl Kernels {
         }
     }
 
-    fn invocations(self, part: Part, blocks: Blocks) -> usize {
-        /// With fewer subgroups than there are tiles, subgroups work on several.
+    fn invocations(self, part: Part, plan: Plan) -> usize {
+        let blocks = plan.blocks;
+        /// With fewer subgroups than there are units, subgroups work on several.
         const MOST: usize = 512;
         match self {
             Kernels::F32 => blocks.queries / 4 * (blocks.keys / 4),
             Kernels::Matrix(units) => {
-                let tiles = part.owned_and_other(blocks).0 / units.side as usize;
+                let parts = part.owned_and_other(blocks).0 / (plan.own * units.side as usize);
                 let subgroup = units.subgroup_size as usize;
-                tiles.min((MOST / subgroup).max(1)) * subgroup
+                parts.min((MOST / subgroup).max(1)) * subgroup
             }
         }
     }
 
     /// Shared memory of a workgroup, as the shaders declare it.
-    fn shared_bytes(self, part: Part, blocks: Blocks, d_head: usize) -> usize {
+    fn shared_bytes(self, part: Part, plan: Plan, d_head: usize) -> usize {
+        let blocks = plan.blocks;
         let (owned, other) = part.owned_and_other(blocks);
         let channels = self.channels(part, blocks, d_head);
         match self {
@@ -209,10 +249,11 @@ impl Kernels {
             }
             Kernels::Matrix(units) => {
                 let side = units.side as usize;
-                let staged = owned.max(2 * other) * 16 * (channels / 8 + 1);
+                let (side_rows, units_of_rows) = (side * plan.own, owned / (side * plan.own));
+                let staged = (units_of_rows * side).max(2 * other) * 16 * (channels / 8 + 1);
                 let packed = if units.in_registers { 0 } else { 16 * (side / 8 + 1) };
-                let a_scratch_row = 16 * (side / 4 + 1) + packed + 4;
-                staged + (owned + side) * a_scratch_row + 4 * side + 8 * other
+                let scratch = side * (16 * (side / 4 + 1) + packed) + 4 * side_rows;
+                staged + (units_of_rows + 1) * scratch + 4 * side + 8 * other
             }
         }
     }
@@ -251,38 +292,61 @@ impl FusedAttention {
         }
         let kernels = Kernels::of(traits, shape.d_head);
         let best = |part: Part| {
-            let mut blocks = kernels.blocks().iter().map(|&(owned, other)| part.blocks(owned, other));
-            blocks.find(|blocks| {
-                kernels.shared_bytes(part, *blocks, shape.d_head) <= traits.shared_memory_bytes
-            })
+            let fits =
+                |plan: &Plan| kernels.shared_bytes(part, *plan, shape.d_head) <= traits.shared_memory_bytes;
+            kernels.plans(part).into_iter().find(fits)
         };
         let [Some(forward), Some(queries), Some(keys)] = PARTS.map(best) else { return None };
-        let plans = [forward, queries, keys].map(|blocks| kernels.plan(blocks));
-        Some(FusedAttention { shape, dropout, kernels, plans })
+        let plans = [forward, queries, keys];
+        Some(FusedAttention { shape, dropout, kernels, packed: false, plans })
+    }
+
+    /// The same with packed tensors, on matrix units.
+    pub fn packed(self) -> FusedAttention {
+        FusedAttention { packed: !self.keeps_f32(), ..self }
+    }
+
+    /// True if qkv, heads, d_heads and d_qkv are packed.
+    pub fn packs(&self) -> bool {
+        self.packed
+    }
+
+    /// How elements of packed tensors are rounded.
+    pub fn packing(&self) -> Option<Factor> {
+        match self.kernels {
+            Kernels::Matrix(units) if self.packed => Some(units.factor),
+            _ => None,
+        }
+    }
+
+    /// Words of a tensor of so many elements.
+    pub fn words(&self, elements: usize) -> usize {
+        if self.packed { packed_words(elements) } else { elements }
     }
 
     /// The same with each choice of blocks and of how they are worked on for a part that fits the device,
     /// itself among them: to be timed.
     pub fn variants(&self, part: Part, traits: &Traits) -> Vec<FusedAttention> {
-        let with = |&(owned, other): &(usize, usize)| {
-            let blocks = part.blocks(owned, other);
-            self.kernels.plans(part, blocks).into_iter().map(|plan| {
-                let mut variant = *self;
-                variant.plans[part as usize] = plan;
-                variant
-            })
+        let with = |plan: Plan| {
+            let mut variant = *self;
+            variant.plans[part as usize] = plan;
+            variant
         };
-        let fits = |variant: &FusedAttention| {
-            let blocks = variant.plans[part as usize].blocks;
-            self.kernels.shared_bytes(part, blocks, self.shape.d_head) <= traits.shared_memory_bytes
+        let fits = |plan: &Plan| {
+            self.kernels.shared_bytes(part, *plan, self.shape.d_head) <= traits.shared_memory_bytes
         };
-        self.kernels.blocks().iter().flat_map(with).filter(fits).collect()
+        self.kernels.variants(part).into_iter().filter(fits).map(with).collect()
     }
 
-    /// Scores in a block of a part.
-    pub fn block_scores(&self, part: Part) -> usize {
-        let Blocks { queries, keys } = self.plans[part as usize].blocks;
-        queries * keys
+    /// How a part's kernel goes about its work, in words.
+    pub fn describe(&self, part: Part) -> String {
+        let plan = self.plans[part as usize];
+        let Plan { blocks: Blocks { queries, keys }, prefetch, own, at_once, heads } = plan;
+        let invocations = self.kernels.invocations(part, plan);
+        let ahead = if prefetch { ", ahead" } else { "" };
+        format!(
+            "{queries} queries x {keys} keys, {invocations} threads of {own} rows, {at_once} at once, {heads} heads{ahead}"
+        )
     }
 
     /// True if no factor is rounded to 16 bits.
@@ -314,8 +378,9 @@ impl FusedAttention {
     fn check(&self, views: &ForwardViews) {
         let AttentionShape { d_head, .. } = self.shape;
         let rows = self.shape.rows();
-        assert_eq!(views.qkv.words, 3 * rows * d_head, "queries, keys and values are [B,T,3C]");
-        assert_eq!(views.heads.words, rows * d_head, "the heads' outputs are [B,T,C]");
+        let [qkv, heads] = [3 * rows * d_head, rows * d_head].map(|elements| self.words(elements));
+        assert_eq!(views.qkv.words, qkv, "queries, keys and values are [B,T,3C]");
+        assert_eq!(views.heads.words, heads, "the heads' outputs are [B,T,C]");
         assert_eq!(views.lse.words, rows, "log-sum-exps are [B,H,T]");
     }
 
@@ -324,7 +389,7 @@ impl FusedAttention {
         let AttentionShape { batch, context, n_head, d_head } = self.shape;
         let plan = self.plans[part as usize];
         let blocks = plan.blocks;
-        let invocations = self.kernels.invocations(part, blocks) as u32;
+        let invocations = self.kernels.invocations(part, plan) as u32;
         let specialization = attention_forward::Specialization {
             local_size_x: invocations,
             queries: blocks.queries as u32,
@@ -338,8 +403,10 @@ impl FusedAttention {
             },
             invocations,
             prefetch: plan.prefetch.into(),
-            unrolled: plan.unrolled.into(),
+            at_once: plan.at_once as u32,
             heads: plan.heads as u32,
+            packed: self.packed.into(),
+            own: plan.own as u32,
         };
         let owned = part.owned_and_other(blocks).0;
         Dispatch {
@@ -355,6 +422,7 @@ impl FusedAttention {
         let AttentionShape { batch, context, n_head, d_head } = self.shape;
         let none = Dropout { seed: 0, purpose: 0, probability: 0.0 };
         let Dropout { seed, purpose, probability } = self.dropout.unwrap_or(none);
+        let f16 = matches!(self.kernels, Kernels::Matrix(MatrixUnits { factor: Factor::F16, .. }));
         attention_forward::Push {
             context: context as u32,
             n_head: n_head as u32,
@@ -365,13 +433,12 @@ impl FusedAttention {
             purpose,
             threshold: dropout_threshold(probability),
             keep_scale: dropout_scale(probability),
-            gradient_scale: match self.kernels {
-                // A loss is the mean over all positions, so its gradients are about 1/(B*T), where f16 has
-                // few digits left, and those of scores smaller by as much as probabilities are.
-                Kernels::Matrix(MatrixUnits { factor: Factor::F16, .. }) => {
-                    256.0 * (batch * context).next_power_of_two() as f32
-                }
-                _ => 1.0,
+            gradient_scale: if f16 { GRADIENT_SCALE } else { 1.0 },
+            // A loss is the mean over all positions, so its gradients are about 1/(B*T), where f16 has few
+            // digits left, and those of scores smaller by as much as probabilities are.
+            score_scale: match f16 {
+                true => 256.0 * (batch * context).next_power_of_two() as f32 / GRADIENT_SCALE,
+                false => 1.0,
             },
         }
     }

@@ -20,7 +20,7 @@ pub fn forward(r: &mut Recorder, logits: View, targets: View, losses: View, soft
     assert_eq!(logits.words, rows * vocab_size, "logits are [N,V]");
     assert_eq!(losses.words, rows, "losses are [N]");
     assert_eq!(softmax.words, logits.words, "softmax is [N,V]");
-    let layout = row_layout(rows, &r.traits);
+    let layout = row_layout(rows, vocab_size, &r.traits);
     r.add(cross_entropy::dispatch(
         cross_entropy::Push { rows: rows as u32, vocab_size: vocab_size as u32 },
         cross_entropy::Specialization { local_size_x: layout.row_width, local_size_y: layout.rows_per_group },
@@ -45,10 +45,10 @@ pub fn fused(r: &mut Recorder, logits: View, targets: View, losses: View, gradie
     assert!(is_fused(vocab_size, &r.traits), "a vocabulary of {vocab_size} is not for the fused kernel");
     assert_eq!(losses.words, rows, "losses are [N]");
     assert_eq!(gradient.len, logits.words, "the gradient is [N,V]");
-    let half = if gradient.narrow { narrow::half(&r.traits) } else { 0 };
+    let f16 = if gradient.narrow { narrow::f16(&r.traits) } else { 0 };
     r.add(cross_entropy_fast::dispatch(
         cross_entropy_fast::Push { rows: rows as u32, vocab_size: vocab_size as u32, scale },
-        cross_entropy_fast::Specialization { narrow: gradient.narrow.into(), half },
+        cross_entropy_fast::Specialization { narrow: gradient.narrow.into(), f16 },
         cross_entropy_fast::Bindings { logits, targets, losses, gradient: gradient.view },
         flat_groups(rows, 1),
     ));

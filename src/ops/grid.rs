@@ -2,8 +2,8 @@
 
 use crate::recording::Traits;
 
-/// Workgroups in x before y is used: well under Vulkan's guaranteed limit of 65,535.
-const MAX_GROUPS_X: u32 = 32_768;
+/// Workgroups in y before x is used: well under Vulkan's guaranteed limit of 65,535.
+const MAX_GROUPS_Y: usize = 32_768;
 
 /// Elements a CPU twin gives one task: enough to hide the cost of handing it to another core.
 const TASK_ELEMENTS: usize = 16 * 1024;
@@ -13,14 +13,12 @@ pub fn flat_groups(count: usize, local: u32) -> [u32; 3] {
     spread(count.div_ceil(local as usize))
 }
 
-/// Fills x first, then y.
+/// Fills y first, then x: along y a dispatch that takes long can be handed over in parts.
 fn spread(groups: usize) -> [u32; 3] {
     assert!(groups > 0, "a dispatch of nothing");
-    let groups = u32::try_from(groups).expect("more than 2^32 workgroups");
-    let x = groups.min(MAX_GROUPS_X);
-    let y = groups.div_ceil(x);
-    assert!(y <= 65_535, "{groups} workgroups exceed Vulkan's guaranteed grid");
-    [x, y, 1]
+    let x = groups.div_ceil(MAX_GROUPS_Y);
+    assert!(x <= 65_535, "{groups} workgroups exceed Vulkan's guaranteed grid");
+    [x as u32, groups.div_ceil(x) as u32, 1]
 }
 
 /// How a row kernel's workgroup is laid out: see shaders/include/row.glsl.
@@ -33,10 +31,15 @@ pub struct RowLayout {
     pub groups: [u32; 3],
 }
 
-/// The row kernels' layout for a device: a row shared by 32 invocations where shared memory is
-/// fast, else one invocation a row, so that no barrier is needed.
-pub fn row_layout(rows: usize, traits: &Traits) -> RowLayout {
-    let (row_width, rows_per_group) = if traits.fast_shared_memory { (32, 4) } else { (1, 8) };
+/// Elements of the longest row that one invocation works on alone: it goes over a row up to three times, and
+/// software drivers end an invocation after 65,535 steps of its loops.
+const LONGEST_ROW_ALONE: usize = 16_384;
+
+/// The row kernels' layout for rows of `width` elements on a device: a row shared by 32 invocations where
+/// shared memory is fast or a row is long, else one invocation a row, so that no barrier is needed.
+pub fn row_layout(rows: usize, width: usize, traits: &Traits) -> RowLayout {
+    let shares = traits.fast_shared_memory || width > LONGEST_ROW_ALONE;
+    let (row_width, rows_per_group) = if shares { (32, 4) } else { (1, 8) };
     RowLayout { row_width, rows_per_group, groups: flat_groups(rows, rows_per_group) }
 }
 

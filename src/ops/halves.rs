@@ -1,54 +1,51 @@
-//! f32 tensors split into two 16-bit floats an element, as products of `f32` on matrix units take them.
+//! Packed tensors on the host: floats rounded to 16 bits, two a word, and back.
 
-use super::Recorder;
-use super::grid::flat_groups;
-use crate::kernels::{halves_largest, halves_pack};
-use crate::recording::{VIEW_ALIGNMENT_WORDS, View};
+use half::{bf16, f16};
 
-/// Workgroups that look for the largest magnitude: MAX_PARTS in `shaders/include/halves.glsl`.
-const MAX_PARTS: usize = 256;
+use super::gemm::units::GRADIENT_SCALE;
+use super::pack::packed_words;
+use crate::recording::Factor;
 
-/// Elements that each of them looks at, at least.
-const ELEMENTS_A_PART: usize = 16 * 1024;
-
-/// Elements that a workgroup splits: 256 invocations, four eights each.
-const SPLIT_ELEMENTS: usize = 256 * 4 * 8;
-
-/// Where the parts' largest magnitudes lie in a split tensor, and where its numbers begin.
-const PARTS: usize = VIEW_ALIGNMENT_WORDS;
-const NUMBERS: usize = PARTS + MAX_PARTS;
-
-/// Words of so many elements, split: the bits of the largest magnitude, then the numbers.
-pub const fn split_words(elements: usize) -> usize {
-    NUMBERS + elements.next_multiple_of(8)
+/// What a tensor's elements are multiplied by before they are rounded.
+fn scale(factor: Factor, gradient: bool) -> f32 {
+    if gradient && factor == Factor::F16 { GRADIENT_SCALE } else { 1.0 }
 }
 
-/// The word that holds the largest magnitude of a split tensor.
-pub fn largest(split: View) -> View {
-    split.part(0, 1)
+/// Numbers as words, the first of two in the low half; scaled as gradients are, if they are.
+pub fn pack(numbers: &[f32], factor: Factor, gradient: bool) -> Vec<u32> {
+    let scale = scale(factor, gradient);
+    let bits = |x: f32| match factor {
+        Factor::Bf16 => bf16::from_f32(x).to_bits(),
+        Factor::F16 => f16::from_f32(x * scale).to_bits(),
+    };
+    let mut words = vec![0; packed_words(numbers.len())];
+    for (at, &x) in numbers.iter().enumerate() {
+        words[at / 2] |= u32::from(bits(x)) << (at % 2 * 16);
+    }
+    words
 }
 
-/// The numbers of a split tensor.
-pub fn numbers(split: View) -> View {
-    split.part(NUMBERS, split.words - NUMBERS)
+/// The numbers in words, two in each.
+pub fn unpack(words: &[u32], factor: Factor, gradient: bool) -> Vec<f32> {
+    let scale = scale(factor, gradient);
+    let number = |bits: u32| match factor {
+        Factor::Bf16 => bf16::from_bits(bits as u16).to_f32(),
+        Factor::F16 => f16::from_bits(bits as u16).to_f32() / scale,
+    };
+    words.iter().flat_map(|&word| [number(word & 0xffff), number(word >> 16)]).collect()
 }
 
-/// output `[split_words(n)]` from input `[n]`: two dispatches. Low parts are stored times 2^`low_shift`.
-pub fn split(r: &mut Recorder, input: View, output: View, low_shift: u32) {
-    assert_eq!(output.words, split_words(input.words), "room for the split tensor");
-    let count = u32::try_from(input.words).expect("a tensor's elements are counted in 32 bits");
-    let groups = input.words.div_ceil(ELEMENTS_A_PART).min(MAX_PARTS);
-    let parts = output.part(PARTS, groups);
-    r.add(halves_largest::dispatch(
-        halves_largest::Push { count },
-        Default::default(),
-        halves_largest::Bindings { input, parts },
-        [groups as u32, 1, 1],
-    ));
-    r.add(halves_pack::dispatch(
-        halves_pack::Push { count, parts: groups as u32 },
-        halves_pack::Specialization { low_shift },
-        halves_pack::Bindings { input, parts, largest: largest(output), output: numbers(output) },
-        flat_groups(input.words, SPLIT_ELEMENTS as u32),
-    ));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_comes_back_rounded() {
+        let numbers = [1.0, -0.5, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 0.0, 3.0];
+        let bf16 = unpack(&pack(&numbers, Factor::Bf16, true), Factor::Bf16, true);
+        assert_eq!(bf16, [1.0, -0.5, 1.0, 1.0 + 4.0 / 256.0, 0.0, 3.0]);
+        let f16 = unpack(&pack(&numbers, Factor::F16, true), Factor::F16, true);
+        assert_eq!(f16, numbers);
+        assert_eq!(pack(&numbers[..3], Factor::Bf16, false), [0xbf00_3f80, 0x3f80]);
+    }
 }

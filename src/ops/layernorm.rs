@@ -42,7 +42,7 @@ impl LayerNorm {
         assert_eq!(input.words, rows * self.d_model, "LayerNorm input is [N,C]");
         assert_eq!(output.words, input.words, "LayerNorm output is [N,C]");
         assert_eq!(self.stats.words, 2 * rows, "LayerNorm stats are [N,2]");
-        let layout = row_layout(rows, &r.traits);
+        let layout = row_layout(rows, self.d_model, &r.traits);
         r.add(layernorm_forward::dispatch(
             layernorm_forward::Push {
                 num_positions: rows as u32,
@@ -90,7 +90,7 @@ impl LayerNorm {
             layernorm_backward_params::Bindings { d_output, input, stats: self.stats, partials },
             flat_groups(size, 64),
         ));
-        let layout = row_layout(rows, &r.traits);
+        let layout = row_layout(rows, self.d_model, &r.traits);
         r.add(layernorm_backward::dispatch(
             layernorm_backward::Push {
                 num_positions: rows as u32,

@@ -22,6 +22,7 @@ pub mod reduce;
 pub mod residual;
 pub mod rows;
 pub mod softmax;
+pub mod split;
 pub mod tensor;
 pub mod trial;
 mod trial_attention;

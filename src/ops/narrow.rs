@@ -1,4 +1,4 @@
-//! Operations on tensors kept in 16 bits, for devices whose matrix units are used: outside the exact contract.
+//! Operations on tensors kept in 16 bits, outside the exact contract: for devices whose matrix units are used.
 
 use super::Recorder;
 use super::column_sum::COLUMN_LANES;
@@ -13,6 +13,9 @@ use crate::recording::{Factor, MatrixUnits, Traits, View};
 
 /// Workgroups that share the rows of LayerNorm's backward pass, each of which leaves sums over its rows.
 const BACKWARD_GROUPS: usize = 256;
+
+/// Workgroups that share the rows of its forward pass, at most.
+const FORWARD_GROUPS: usize = 2048;
 
 /// Invocations of a workgroup of the kernels that give a row to a subgroup.
 const ROW_INVOCATIONS: usize = 256;
@@ -32,7 +35,7 @@ pub fn fits(row: usize) -> bool {
 pub fn gelu_forward(r: &mut Recorder, input: Tensor, output: Tensor) {
     r.add(gelu_forward_narrow::dispatch(
         gelu_forward_narrow::Push { count: in_eights(input.len) },
-        gelu_forward_narrow::Specialization { half: half(&r.traits) },
+        gelu_forward_narrow::Specialization { f16: f16(&r.traits) },
         gelu_forward_narrow::Bindings { input: input.view, output: output.view },
         flat_groups(input.len / 8, 256),
     ));
@@ -42,7 +45,7 @@ pub fn gelu_forward(r: &mut Recorder, input: Tensor, output: Tensor) {
 pub fn gelu_backward(r: &mut Recorder, input: Tensor, gradient: Tensor) {
     r.add(gelu_backward_narrow::dispatch(
         gelu_backward_narrow::Push { count: in_eights(input.len) },
-        gelu_backward_narrow::Specialization { half: half(&r.traits) },
+        gelu_backward_narrow::Specialization { f16: f16(&r.traits) },
         gelu_backward_narrow::Bindings { input: input.view, gradient: gradient.view },
         flat_groups(input.len / 8, 256),
     ));
@@ -54,7 +57,7 @@ pub fn column_partials(r: &mut Recorder, input: Tensor, partials: View) {
     assert!(columns.is_multiple_of(2), "columns in twos");
     r.add(column_partials_narrow::dispatch(
         column_partials_narrow::Push { rows: word(input.len / columns), columns: word(columns) },
-        column_partials_narrow::Specialization { half: half(&r.traits) },
+        column_partials_narrow::Specialization { f16: f16(&r.traits) },
         column_partials_narrow::Bindings { input: input.view, partials },
         flat_groups(partials.words / 2, 64),
     ));
@@ -69,22 +72,22 @@ pub fn layernorm_forward(
     output: Tensor,
 ) {
     let rows = stream.words / norm.d_model;
-    let (quads_here, half) = (quads_here(norm.d_model, &r.traits), half(&r.traits));
+    let (quads_here, f16) = (quads_here(norm.d_model, &r.traits), f16(&r.traits));
     let (num_positions, d_model) = (word(rows), word(norm.d_model));
     let (eps, inv_d_model) = (norm.eps, norm.inv_d_model());
     let LayerNorm { gamma, beta, stats, .. } = *norm;
-    let groups = flat_groups(rows.min(1 << 14), word(ROW_INVOCATIONS / 32));
+    let groups = [word(rows.div_ceil(ROW_INVOCATIONS / 32).min(FORWARD_GROUPS)), 1, 1];
     let (input, output) = (stream, output.view);
     r.add(match added {
         None => layernorm_narrow::dispatch(
             layernorm_narrow::Push { num_positions, d_model, eps, inv_d_model },
-            layernorm_narrow::Specialization { quads_here, half },
+            layernorm_narrow::Specialization { quads_here, f16 },
             layernorm_narrow::Bindings { input, output, gamma, beta, stats },
             groups,
         ),
         Some((branch, sum)) => layernorm_add_narrow::dispatch(
             layernorm_add_narrow::Push { num_positions, d_model, eps, inv_d_model },
-            layernorm_add_narrow::Specialization { quads_here, half },
+            layernorm_add_narrow::Specialization { quads_here, f16 },
             layernorm_add_narrow::Bindings { input, output, gamma, beta, stats, branch, sum },
             groups,
         ),
@@ -131,7 +134,7 @@ pub fn layernorm_backward(
         layernorm_backward_narrow::Specialization {
             quads_here: quads_here(d_model, &r.traits),
             quads: word(d_model / 4),
-            half: half(&r.traits),
+            f16: f16(&r.traits),
         },
         layernorm_backward_narrow::Bindings {
             d_output: d_output.view,
@@ -158,8 +161,8 @@ pub fn layernorm_backward(
     ));
 }
 
-/// The constant HALF of `shaders/include/narrow.glsl`.
-pub(super) fn half(traits: &Traits) -> u32 {
+/// The constant F16 of `shaders/include/packed.glsl`.
+pub(super) fn f16(traits: &Traits) -> u32 {
     (units(traits).factor == Factor::F16).into()
 }
 

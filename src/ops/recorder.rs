@@ -3,8 +3,8 @@
 use crate::ops::gemm::halves::{self, HalvesPlan};
 use crate::ops::gemm::units::{self, UnitPlan};
 use crate::ops::gemm::{Gemm, Matrix, Split};
-use crate::ops::halves::{split, split_words};
 use crate::ops::pack::{pack, packed_words};
+use crate::ops::split::{split, split_words};
 use crate::recording::{BufferId, Dispatch, MatrixUnits, Program, RecordingId, Traits, View, align_words};
 
 /// Words that room is lent from in turns, so that neighbours do not wait for each other; more for a product
@@ -70,7 +70,7 @@ impl Recorder {
             if self.room.is_some() && units::worth_packing(gemm) {
                 return self.multiply_packed(gemm, units);
             }
-            let plan = UnitPlan::best(&gemm.problem(), self.room.is_some());
+            let plan = UnitPlan::best(&gemm.problem(), units, self.room.is_some());
             let words = plan.partial_words(&gemm.problem());
             let partials = (words > 0).then(|| self.take_partials(words));
             let dispatches = units::record(gemm, units, &plan, partials);
@@ -112,7 +112,7 @@ impl Recorder {
     }
 
     fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits) {
-        let plan = UnitPlan::best(&gemm.problem(), true);
+        let plan = UnitPlan::best(&gemm.problem(), units, true);
         let partial_words = plan.partial_words(&gemm.problem());
         let source = |factor: &Matrix| (!factor.packed).then_some(factor.view);
         let needed = |factor| source(factor).map(|view| (view, packed_words(view.words)));

@@ -44,7 +44,7 @@ impl AttentionShape {
 pub fn forward(r: &mut Recorder, shape: AttentionShape, scores: View, probs: View) {
     assert_eq!(scores.words, shape.score_words(), "scores are [B,H,T,T]");
     assert_eq!(probs.words, shape.score_words(), "probabilities are [B,H,T,T]");
-    let layout = row_layout(shape.rows(), &r.traits);
+    let layout = row_layout(shape.rows(), shape.context, &r.traits);
     r.add(softmax_forward::dispatch(
         softmax_forward::Push {
             rows: shape.rows() as u32,
@@ -74,7 +74,7 @@ pub fn backward(
     assert_eq!(gradient.words, shape.score_words(), "their gradient is [B,H,T,T]");
     assert_eq!(output.words, shape.batch * shape.context * shape.n_head * shape.d_head);
     assert!(shape.d_head <= crate::exact::K_BLOCK, "d_head is one block of the dot product's contract");
-    let layout = row_layout(shape.rows(), &r.traits);
+    let layout = row_layout(shape.rows(), shape.context, &r.traits);
     r.add(softmax_backward::dispatch(
         softmax_backward::Push {
             rows: shape.rows() as u32,

@@ -7,7 +7,7 @@
 use super::Recorder;
 use super::gemm::halves::{self, HalvesPlan, HalvesTile};
 use super::gemm::{Causal, Gemm, Matrix, Pass};
-use super::trial_attention;
+use super::trial_attention::{self, Tensor};
 use crate::error::Result;
 use crate::exact::fill_normal;
 use crate::precision::Precision;
@@ -104,7 +104,7 @@ fn cases(tried: &Traits) -> Vec<Case> {
 
 /// A result, and what is to be known of it.
 struct Tried {
-    view: View,
+    tensor: Tensor,
     /// As messages name it.
     name: String,
     kernels: Vec<&'static str>,
@@ -115,7 +115,7 @@ struct Tried {
 /// The cases as a program: their factors, and a result each.
 struct Trial {
     program: Program,
-    inputs: Vec<(View, Vec<f32>)>,
+    inputs: Vec<(View, Vec<u32>)>,
     results: Vec<Tried>,
     recording: RecordingId,
 }
@@ -141,9 +141,9 @@ impl Trial {
                 if view == a {
                     clear_triangle(&mut values, case);
                 }
-                inputs.push((view, values));
+                inputs.push((view, values.iter().map(|x| x.to_bits()).collect()));
             }
-            inputs.push((c, vec![f32::NAN; c.words]));
+            inputs.push((c, vec![f32::NAN.to_bits(); c.words]));
             let factor = |view, [rows, columns]: [usize; 2], transposed| {
                 let stored = if transposed {
                     Matrix::new(view, rows).transposed()
@@ -171,17 +171,17 @@ impl Trial {
             }
             let kernels = recorder.dispatches[before..].iter().map(|dispatch| dispatch.kernel.name());
             let kernels = kernels.collect();
-            results.push(Tried { view: c, name: case.name(), kernels, product: Some(case) });
+            results.push(Tried { tensor: Tensor::plain(c), name: case.name(), kernels, product: Some(case) });
         }
         let attention = trial_attention::cases().into_iter().filter(|case| case.is_fused(tried));
         for (number, case) in attention.enumerate() {
             let before = recorder.dispatches.len();
-            let (given, views) = case.record(&mut program, &mut recorder, number);
+            let (given, tensors) = case.record(&mut program, &mut recorder, number);
             let kernels = recorder.dispatches[before..].iter().map(|dispatch| dispatch.kernel.name());
             let kernels: Vec<_> = kernels.collect();
             inputs.extend(given);
-            results.extend(views.map(|view| Tried {
-                view,
+            results.extend(tensors.map(|tensor| Tried {
+                tensor,
                 name: case.name(),
                 kernels: kernels.clone(),
                 product: None,
@@ -191,12 +191,13 @@ impl Trial {
         Trial { program, inputs, results, recording }
     }
 
-    fn run(&self, executor: &mut impl Executor) -> Result<Vec<Vec<u32>>> {
-        for (view, values) in &self.inputs {
-            executor.write(*view, bytemuck::cast_slice(values))?;
+    fn run(&self, executor: &mut impl Executor) -> Result<Vec<Vec<f32>>> {
+        for (view, words) in &self.inputs {
+            executor.write(*view, words)?;
         }
         executor.submit(self.recording, &[])?;
-        self.results.iter().map(|tried| executor.read(tried.view)).collect()
+        let read = |tried: &Tried| Ok(tried.tensor.numbers(&executor.read(tried.tensor.view)?));
+        self.results.iter().map(read).collect()
     }
 }
 
@@ -221,7 +222,7 @@ fn clear_triangle(a: &mut [f32], case: Case) {
 
 /// The norm of the difference of two results, of the exact one's norm. What a causal result has above its
 /// diagonal does not count.
-fn error(case: Option<Case>, exact: &[u32], fast: &[u32]) -> f64 {
+fn error(case: Option<Case>, exact: &[f32], fast: &[f32]) -> f64 {
     let counts = |at: usize| {
         case.is_none_or(|case| {
             let [m, _, n] = case.sizes;
@@ -230,7 +231,7 @@ fn error(case: Option<Case>, exact: &[u32], fast: &[u32]) -> f64 {
     };
     let (mut difference, mut size) = (0.0, 0.0);
     for at in (0..exact.len()).filter(|&at| counts(at)) {
-        let [exact, fast] = [exact[at], fast[at]].map(|word| f64::from(f32::from_bits(word)));
+        let [exact, fast] = [exact[at], fast[at]].map(f64::from);
         difference += (fast - exact) * (fast - exact);
         size += exact * exact;
     }

@@ -4,9 +4,10 @@ use super::Recorder;
 use super::attention::{BackwardViews, ForwardViews, FusedAttention};
 use super::dropout::Dropout;
 use super::gemm::{Causal, Gemm, Matrix, Pass};
+use super::halves;
 use super::softmax::{self, AttentionShape};
 use crate::exact::fill_normal;
-use crate::recording::{Group, Program, Residence, Traits, View};
+use crate::recording::{Factor, Group, Program, Residence, Traits, View};
 
 /// Attention to be tried: past the edges of blocks, without and with dropout.
 pub(super) fn cases() -> Vec<AttentionCase> {
@@ -25,8 +26,30 @@ pub(super) struct AttentionCase {
     dropout: Option<Dropout>,
 }
 
+/// A result, and whether it is a packed tensor, perhaps of gradients.
+#[derive(Clone, Copy)]
+pub(super) struct Tensor {
+    pub view: View,
+    packing: Option<(Factor, bool)>,
+}
+
+impl Tensor {
+    /// A tensor of floats.
+    pub fn plain(view: View) -> Tensor {
+        Tensor { view, packing: None }
+    }
+
+    /// The numbers that its words mean.
+    pub fn numbers(&self, words: &[u32]) -> Vec<f32> {
+        match self.packing {
+            Some((factor, gradient)) => halves::unpack(words, factor, gradient),
+            None => words.iter().map(|&word| f32::from_bits(word)).collect(),
+        }
+    }
+}
+
 /// What a case is given: each buffer with its content.
-pub(super) type Inputs = Vec<(View, Vec<f32>)>;
+pub(super) type Inputs = Vec<(View, Vec<u32>)>;
 
 impl AttentionCase {
     pub fn name(&self) -> String {
@@ -37,14 +60,21 @@ impl AttentionCase {
 
     /// True if a program of these traits would take fused kernels for it.
     pub fn is_fused(&self, traits: &Traits) -> bool {
-        FusedAttention::new(self.shape, self.dropout, traits).is_some()
+        self.fused(traits).is_some()
+    }
+
+    fn fused(&self, traits: &Traits) -> Option<FusedAttention> {
+        FusedAttention::new(self.shape, self.dropout, traits).map(FusedAttention::packed)
     }
 
     /// Adds the case to a program: fused if the recorder's traits say so, else as exact kernels. Gives its
     /// inputs, and its results: outputs, and the gradient of queries, keys and values.
-    pub fn record(&self, program: &mut Program, r: &mut Recorder, number: usize) -> (Inputs, [View; 2]) {
+    pub fn record(&self, program: &mut Program, r: &mut Recorder, number: usize) -> (Inputs, [Tensor; 2]) {
         let AttentionShape { batch, context, n_head, d_head } = self.shape;
-        let words = batch * context * n_head * d_head;
+        let fused = self.fused(&r.traits);
+        let packing = fused.and_then(|fused| fused.packing());
+        let elements = batch * context * n_head * d_head;
+        let words = fused.map_or(elements, |fused| fused.words(elements));
         let mut add = |name: &str, words| {
             let name = format!("attention.{number}.{name}");
             program.add_buffer(&name, words, Group::Scratch, Residence::Device)
@@ -52,17 +82,20 @@ impl AttentionCase {
         let (qkv, d_heads) = (add("qkv", 3 * words), add("d_heads", words));
         let (heads, d_qkv) = (add("heads", words), add("d_qkv", 3 * words));
         let step_number = add("step_number", 2);
-        let mut inputs = vec![(step_number, vec![0.0; 2])];
+        let mut inputs = vec![(step_number, vec![0; 2])];
         // A mean over all positions makes gradients as small.
         for (view, size) in [(qkv, 1.0), (d_heads, 1.0 / (batch * context) as f64)] {
-            let mut values = vec![0.0; view.words];
+            let mut values = vec![0.0; view.words * elements / words];
             fill_normal(&mut values, size, 2, number as u32 * 2 + u32::from(view == qkv), 0);
             // Every factor's type holds these as they are: only the kernels' own rounding is tried.
             values.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() & 0xffff_0000));
-            inputs.push((view, values));
+            let plain = || values.iter().map(|x| x.to_bits()).collect();
+            let words = packing.map_or_else(plain, |factor| halves::pack(&values, factor, view == d_heads));
+            inputs.push((view, words));
         }
-        inputs.extend([heads, d_qkv].map(|view| (view, vec![f32::NAN; view.words])));
-        match FusedAttention::new(self.shape, self.dropout, &r.traits) {
+        // Not numbers: not as floats, and not as two of 16 bits.
+        inputs.extend([heads, d_qkv].map(|view| (view, vec![u32::MAX; view.words])));
+        match fused {
             Some(fused) => {
                 let (lse, delta) = (add("lse", self.shape.rows()), add("delta", self.shape.rows()));
                 let forward = ForwardViews { qkv, step_number, heads, lse };
@@ -75,7 +108,8 @@ impl AttentionCase {
                 self.record_products(r, [qkv, d_heads, heads, d_qkv], step_number, squares);
             }
         }
-        (inputs, [heads, d_qkv])
+        let tensor = |view, gradient| Tensor { view, packing: packing.map(|factor| (factor, gradient)) };
+        (inputs, [tensor(heads, false), tensor(d_qkv, true)])
     }
 
     fn record_products(

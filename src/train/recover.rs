@@ -1,8 +1,6 @@
 //! A run that outlives its device: when the device fails, one attempt more on a device opened anew.
 
-use std::path::PathBuf;
-
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::RunState;
 use crate::error::{Error, Result};
 use crate::report::say;
 use crate::train::run::{Outcome, Run, Setup};
@@ -23,9 +21,9 @@ pub fn load(first: Result<Session>, reopen: impl FnOnce() -> Result<Session>) ->
     }
 }
 
-/// Trains to the end. If the device fails on the way, goes on from the last checkpoint that this run saved,
-/// or from where it started, on the session that `reopen` makes. What comes out is what an unbroken run would
-/// have come to.
+/// Trains to the end. If the device fails on the way, goes on from the newest whole checkpoint that this run
+/// saved, or from where it started, on the session that `reopen` makes. What comes out is what an unbroken
+/// run would have come to.
 ///
 /// # Errors
 /// As [`Run::train`]; of a device that fails, the second failure, with the first where there is no device to
@@ -36,12 +34,16 @@ pub fn train(setup: Setup, session: Session, reopen: impl FnOnce() -> Result<Ses
         Err(Error::Device(failure)) => failure,
         other => return other,
     };
-    let from = saved.as_ref().map_or("where it started".to_owned(), |folder| folder.display().to_string());
+    let found = match &saved {
+        Some(last) => setup.folder.load_of_training(setup.start.step, last)?,
+        None => None,
+    };
+    let from =
+        found.as_ref().map_or("where it started".to_owned(), |(folder, _)| folder.display().to_string());
     say(format_args!("the device failed: {failure}\ntrying once more from {from}"));
     let resume = format!("go on with --resume {}", setup.folder.path().display());
     let session = reopen().map_err(|error| without_device(&failure, error, &resume))?;
-    let Some(folder) = saved else { return attempt(setup, session, &mut None) };
-    let checkpoint = Checkpoint::load(&folder)?;
+    let Some((_, checkpoint)) = found else { return attempt(setup, session, &mut None) };
     let start = TrainState::of(&checkpoint);
     attempt(Setup { start: &start, resumed: Some(&checkpoint.state), ..setup }, session, &mut None)
 }
@@ -57,11 +59,11 @@ fn without_device(failure: &str, error: Error, remedy: &str) -> Error {
     }
 }
 
-/// One run; `saved` becomes the newest checkpoint that it saved. When this returns, the session is gone, and
-/// all that it held of its device.
-fn attempt(setup: Setup, session: Session, saved: &mut Option<PathBuf>) -> Result<Outcome> {
+/// One run; `saved` becomes the state of the newest checkpoint that it saved. When this returns, the session
+/// is gone, and all that it held of its device.
+fn attempt(setup: Setup, session: Session, saved: &mut Option<RunState>) -> Result<Outcome> {
     let mut run = Run::new(setup, session)?;
     let outcome = run.train();
-    *saved = run.last_saved().map(PathBuf::from);
+    *saved = run.last_saved().cloned();
     outcome
 }

@@ -1,9 +1,9 @@
 //! The training loop: steps, and between them the measurements, the reports and the saves.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::checkpoint::{Checkpoint, FORMAT_VERSION, RunFolder, RunState};
+use crate::checkpoint::{Checkpoint, FORMAT_VERSION, RunFolder, RunState, Since};
 use crate::config::{CheckpointEvery, Length, Precision, TrainConfig};
 use crate::data::{Dataset, EvaluationWindows, TrainingWindows};
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ use crate::report::{MetricsFile, Progress, StepMetrics, StepReport};
 use crate::train::digest::{StateDigest, digest};
 use crate::train::evaluate::evaluate;
 use crate::train::feed::Feed;
-use crate::train::finite::{first_in_state, not_finite};
+use crate::train::finite::{Place, first_in_state, not_finite};
 use crate::train::program::StepShape;
 use crate::train::schedule::Schedule;
 use crate::train::session::{Session, StepRates, StepResult, TrainState};
@@ -96,7 +96,9 @@ pub fn schedule(config: &TrainConfig, total_steps: u64) -> Schedule {
 fn is_continued(state: &RunState, config: &TrainConfig, [name, driver]: [&str; 2]) -> Result<bool> {
     Ok(state.training_hash == config.training_hash()?
         && state.kernels_hash == kernels_hash(config.precision)
-        && state.other_device(name, driver).is_none())
+        && state.other_device(name, driver).is_none()
+        // What an older hlx wrote says which step this holds from, but not which checkpoint of that step.
+        && state.unbroken_since.as_ref().is_none_or(|since| since.digest.is_some()))
 }
 
 /// BLAKE3 of token ids: tells whether a resumed run sees the same text.
@@ -118,7 +120,7 @@ pub struct Run<'a> {
     metrics: MetricsFile,
     progress: Progress,
     corpus_hash: String,
-    unbroken_since: u64,
+    unbroken_since: Option<Since>,
     init_digest: Option<String>,
     chain: Chain,
     clock: Clock,
@@ -131,8 +133,8 @@ pub struct Run<'a> {
     shown_val_loss: Option<f64>,
     /// The lowest validation loss of a checkpoint, and its step.
     best: Option<(f64, u64)>,
-    /// The newest checkpoint saved.
-    saved: Option<PathBuf>,
+    /// The state of the newest checkpoint saved.
+    saved: Option<RunState>,
 }
 
 /// The time that steps take, with evaluations and saves left out.
@@ -169,15 +171,16 @@ impl<'a> Run<'a> {
             Some(state) => MetricsFile::resume(setup.folder.storage(), &path, state.step)?,
         };
         session.load_state(setup.start)?;
+        let start_digest = || digest(&session.train.model.arena.specs, setup.start);
         let (unbroken_since, init_digest) = match setup.resumed {
             Some(state) if is_continued(state, setup.config, setup.device)? => {
-                (state.unbroken_since, state.init_digest.clone())
+                (state.unbroken_since.clone(), state.init_digest.clone())
             }
-            Some(state) => (state.step, state.init_digest.clone()),
-            None => {
-                let specs = &session.train.model.arena.specs;
-                (0, setup.config.init_from.is_some().then(|| digest(specs, setup.start)))
+            Some(state) => {
+                let since = Since { step: state.step, digest: Some(start_digest()) };
+                (Some(since), state.init_digest.clone())
             }
+            None => (None, setup.config.init_from.is_some().then(start_digest)),
         };
         let best = setup.resumed.and_then(|state| state.best_val_loss.zip(state.best_step));
         Ok(Run {
@@ -213,9 +216,9 @@ impl<'a> Run<'a> {
         outcome
     }
 
-    /// The newest checkpoint that this run has saved.
-    pub fn last_saved(&self) -> Option<&Path> {
-        self.saved.as_deref()
+    /// The state of the newest checkpoint that this run has saved.
+    pub fn last_saved(&self) -> Option<&RunState> {
+        self.saved.as_ref()
     }
 
     fn take_steps(&mut self) -> Result<Outcome> {
@@ -299,7 +302,7 @@ impl<'a> Run<'a> {
         let losses = |batch: &_| self.session.losses(batch);
         let loss = evaluate(tokens, &windows, words, context, losses)?.loss;
         if !loss.is_finite() {
-            return Err(not_finite("the validation loss", self.session.step(), None));
+            return Err(not_finite("the validation loss", self.session.step(), Place::default()));
         }
         Ok(Some(loss))
     }
@@ -348,7 +351,11 @@ impl<'a> Run<'a> {
     fn save(&mut self) -> Result<(PathBuf, SavedState)> {
         let state = self.session.state()?;
         if let Some(tensor) = first_in_state(&self.session.train.model.arena.specs, &state) {
-            return Err(not_finite("the state", state.step, Some(tensor)));
+            return Err(not_finite(
+                "the state",
+                state.step,
+                Place { tensor: Some(tensor), ..Place::default() },
+            ));
         }
         let step = state.step;
         if let Some(val_loss) = self.val_loss
@@ -369,7 +376,7 @@ impl<'a> Run<'a> {
         };
         let folder = self.setup.folder.save(&checkpoint, self.setup.config.keep_last)?;
         tracing::info!("saved {}", folder.display());
-        self.saved = Some(folder.clone());
+        self.saved = Some(checkpoint.state);
         Ok((folder, SavedState { digest, params: checkpoint.model.tensors }))
     }
 
@@ -395,7 +402,8 @@ impl<'a> Run<'a> {
             driver: driver.to_owned(),
             digest,
             training_hash: self.setup.config.training_hash()?,
-            unbroken_since: self.unbroken_since,
+            options: Some(self.setup.config.training_options()),
+            unbroken_since: self.unbroken_since.clone(),
             init_digest: self.init_digest.clone(),
             corpus_hash: self.corpus_hash.clone(),
             train_loss: self.train_loss,

@@ -7,7 +7,7 @@ use crate::data::batches::sort_positions;
 use crate::error::Result;
 use crate::ops::adam::{NONE_SPOILED, schedule_words};
 use crate::recording::{BufferId, Executor, RecordingId, Ticket, Traits};
-use crate::train::finite::{self, Health};
+use crate::train::finite::{self, Health, Place};
 use crate::train::program::{Micro, StepShape, TrainProgram};
 
 /// Parameters and moments on the host, each in the canonical order of parameters.
@@ -229,12 +229,28 @@ impl Session {
         let words = self.executor.fetch(ticket, self.train.update.results.buffer)?;
         let [loss, grad_norm, sum_of_squares] = [0, 1, 2].map(|i| f32::from_bits(words[i]));
         let spoiled = self.executor.fetch(ticket, self.train.update.spoiled.buffer)?[0];
-        let health = Health { loss, sum_of_squares, spoiled };
+        let health = Health { loss, grad_norm, sum_of_squares, spoiled };
         match health.fault() {
             None if health.is_gradient_too_large() => Err(finite::gradient_too_large(step, sum_of_squares)),
             None => Ok(Some(StepResult { step, loss, grad_norm })),
-            Some(what) => Err(finite::not_finite(what, step, self.first_not_finite(spoiled)?)),
+            Some(what) => {
+                let (tensor, operation) = (self.first_not_finite(spoiled)?, self.first_operation()?);
+                Err(finite::not_finite(what, step, Place { tensor, operation }))
+            }
         }
+    }
+
+    /// The first operation of the last step whose result holds a number that is not finite.
+    fn first_operation(&mut self) -> Result<Option<String>> {
+        let TrainProgram { first, next, update, .. } = &self.train;
+        let micros = [Some(first), next.as_ref()].into_iter().flatten().map(|micro| micro.recording);
+        let recordings: Vec<RecordingId> = micros.chain([update.recording]).collect();
+        for remains in finite::remains(&self.train.program, &recordings) {
+            if remains.are_broken(&self.executor.read(remains.view)?) {
+                return Ok(Some(remains.operation));
+            }
+        }
+        Ok(None)
     }
 
     /// The first tensor that is not finite after a step that met such a number. The update left out what

@@ -1,8 +1,9 @@
 //! Whether a program is well-formed and fits the limits of a device, before anything is allocated for it.
 
-use super::info::DeviceInfo;
+use super::info::{DeviceInfo, Kind};
 use crate::error::{Error, Result};
 use crate::format;
+use crate::kernels::{Kernel, gemm, gemm_backward};
 use crate::recording::{Dispatch, Program, Recording, Residence, VIEW_ALIGNMENT_WORDS, View, align_words};
 
 /// Checks every buffer and dispatch.
@@ -67,6 +68,10 @@ fn too_long(device: &DeviceInfo, buffer: &str, words: usize, limit: u64, verb: &
         device.name
     )
 }
+
+/// Terms of a sum that one invocation adds on software drivers, which end it after 65,535 steps of its loops
+/// and say nothing. A step's longest sums are over its positions, so this holds for its other loops too.
+const SOFTWARE_TERMS: u32 = 60_000;
 
 /// A dispatch, with what is needed to name it.
 struct Place<'a> {
@@ -145,6 +150,18 @@ impl Place<'_> {
                 device.max_group_invocations.into(),
             );
         }
+        let terms = self.terms_of_an_invocation();
+        if device.kind == Kind::Cpu && terms > SOFTWARE_TERMS {
+            return needs(&format!("sums of {terms} terms"), SOFTWARE_TERMS.into());
+        }
         None
+    }
+    /// Terms of the sums of a product whose invocations work alone.
+    fn terms_of_an_invocation(&self) -> u32 {
+        match self.dispatch.kernel {
+            Kernel::Gemm => gemm::Push::from_bytes(&self.dispatch.push).k,
+            Kernel::GemmBackward => gemm_backward::Push::from_bytes(&self.dispatch.push).k,
+            _ => 0,
+        }
     }
 }

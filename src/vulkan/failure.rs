@@ -13,8 +13,8 @@ fn sentence(action: &str, result: vk::Result) -> String {
     match result {
         vk::Result::ERROR_DEVICE_LOST => format!(
             "the device was lost (trying to {action}): its driver crashed, was reset, or one submit ran \
-             longer than the system allows. Resume from the last checkpoint; if it happens again, lower \
-             --batch-size, update the graphics driver, or use --device cpu"
+             longer than the system allows. Resume from the last checkpoint if it was training, or start \
+             again; if it happens again, lower --batch-size, update the graphics driver, or use --device cpu"
         ),
         vk::Result::ERROR_OUT_OF_DEVICE_MEMORY | vk::Result::ERROR_OUT_OF_HOST_MEMORY => {
             format!("out of memory (trying to {action}): {result:?}. Lower --batch-size or --context")

@@ -4,7 +4,8 @@
 //! [`VulkanExecutor::load`] checks the program against the device's limits, allocates its buffers, builds
 //! its pipelines and records a command buffer per recording and ring slot; after that a submit only
 //! copies the uploads and hands over a command buffer that exists already. The first runs of a recording are
-//! timed dispatch by dispatch: one that takes long is cut into several command buffers.
+//! timed dispatch by dispatch: one that takes long is cut into several command buffers, within a dispatch
+//! too.
 //!
 //! Every call into Vulkan is `unsafe`; what they all rest on is this. Handles are owned by a Rust value that
 //! holds its [`Device`] in an `Arc`, so a device outlives what was made from it, and an instance its device.

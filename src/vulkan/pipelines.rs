@@ -52,7 +52,9 @@ impl Pipelines {
             }
         }
         let created = on_all_cores(&missing, |variant: &Variant| {
-            let flags = self.statistics.as_ref().map_or(Default::default(), |_| Statistics::flags());
+            // A dispatch that takes long is handed over in parts, which begin at later workgroups.
+            let parts = vk::PipelineCreateFlags::DISPATCH_BASE;
+            let flags = parts | self.statistics.as_ref().map_or(Default::default(), |_| Statistics::flags());
             create_pipeline(device, self.cache, flags, self.layouts[&variant.0], variant)
         });
         // Everything that was created is kept, so that it is destroyed even if another failed.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ash::vk;
 
 use super::barriers::{Touch, barriers_before};
+use super::cuts::{Piece, axis, layers};
 use super::descriptors::DescriptorSets;
 use super::device::Device;
 use super::failure::failed;
@@ -138,24 +139,17 @@ pub(super) struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    /// Writes consecutive dispatches of a recording for a ring slot: ordered after everything submitted
-    /// before them, their results visible to the host. So a recording may be cut into command buffers
-    /// anywhere.
-    pub fn part(
-        &self,
-        commands: vk::CommandBuffer,
-        recording: RecordingId,
-        range: Range<usize>,
-        slot: usize,
-    ) {
+    /// Writes consecutive pieces of a recording for a ring slot: ordered after everything submitted before
+    /// them, their results visible to the host. So a recording may be cut into command buffers anywhere.
+    pub fn part(&self, commands: vk::CommandBuffer, recording: RecordingId, pieces: &[Piece], slot: usize) {
         if self.fault != Some(PlantedFault::NoBarrierBetweenSubmits) {
             barrier_before_dispatches(&self.device.raw, commands);
         }
-        self.dispatches(commands, recording, range, slot);
+        self.pieces(commands, recording, pieces, slot);
         barrier_before_host(&self.device.raw, commands);
     }
 
-    /// Writes some dispatches of a recording, with the barriers needed among them.
+    /// Writes some whole dispatches of a recording, with the barriers needed among them.
     pub fn dispatches(
         &self,
         commands: vk::CommandBuffer,
@@ -163,18 +157,31 @@ impl Recorder<'_> {
         range: Range<usize>,
         slot: usize,
     ) {
-        let dispatches = &self.program.recordings[recording.0].dispatches[range];
-        let barriers = barriers_before(dispatches.iter().map(touches));
+        let dispatches = &self.program.recordings[recording.0].dispatches;
+        let whole = |dispatch: usize| Piece { dispatch, layers: 0..layers(dispatches[dispatch].groups) };
+        self.pieces(commands, recording, &range.map(whole).collect::<Vec<_>>(), slot);
+    }
+
+    fn pieces(&self, commands: vk::CommandBuffer, recording: RecordingId, pieces: &[Piece], slot: usize) {
+        let dispatches = &self.program.recordings[recording.0].dispatches;
+        let barriers = barriers_before(pieces.iter().map(|piece| touches(&dispatches[piece.dispatch])));
         let mut bound = Bound::default();
-        for (dispatch, barrier) in dispatches.iter().zip(barriers) {
+        for (piece, barrier) in pieces.iter().zip(barriers) {
             if barrier && self.fault != Some(PlantedFault::NoBarriersBetweenDispatches) {
                 barrier_between_dispatches(&self.device.raw, commands);
             }
-            self.dispatch(commands, dispatch, slot, &mut bound);
+            self.piece(commands, &dispatches[piece.dispatch], &piece.layers, slot, &mut bound);
         }
     }
 
-    fn dispatch(&self, commands: vk::CommandBuffer, dispatch: &Dispatch, slot: usize, bound: &mut Bound) {
+    fn piece(
+        &self,
+        commands: vk::CommandBuffer,
+        dispatch: &Dispatch,
+        piece: &Range<u32>,
+        slot: usize,
+        bound: &mut Bound,
+    ) {
         let variant: Variant = (dispatch.kernel, dispatch.specialization.clone());
         let (pipeline, layout) = {
             let pipelines = self.device.pipelines();
@@ -197,7 +204,14 @@ impl Recorder<'_> {
             if !dispatch.push.is_empty() {
                 raw.cmd_push_constants(commands, layout, vk::ShaderStageFlags::COMPUTE, 0, &dispatch.push);
             }
-            raw.cmd_dispatch(commands, dispatch.groups[0], dispatch.groups[1], dispatch.groups[2]);
+            let (mut first, mut count) = ([0; 3], dispatch.groups);
+            if piece.len() < layers(count) as usize {
+                let axis = axis(count);
+                (first[axis], count[axis]) = (piece.start, piece.end - piece.start);
+                raw.cmd_dispatch_base(commands, first[0], first[1], first[2], count[0], count[1], count[2]);
+            } else {
+                raw.cmd_dispatch(commands, count[0], count[1], count[2]);
+            }
         }
     }
 }

@@ -95,7 +95,8 @@ impl Timeline {
         if quiet >= STUCK_AFTER {
             return Err(Error::Device(format!(
                 "{name} has finished nothing for {seconds} s and is taken to hang: resume from the last \
-                 checkpoint, with a lower --batch-size if one step takes this long"
+                 checkpoint if it was training, or start again, with a lower --batch-size if one step takes \
+                 this long"
             )));
         }
         tracing::debug!("waiting for {name}: {seconds} s since its last submit finished");

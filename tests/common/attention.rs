@@ -8,11 +8,13 @@ use hlx::ops::Recorder;
 use hlx::ops::attention::{BackwardViews, ForwardViews, FusedAttention};
 use hlx::ops::dropout::Dropout;
 use hlx::ops::gemm::{Causal, Gemm, Matrix, Pass};
+use hlx::ops::halves;
+use hlx::ops::pack::packed_words;
 use hlx::ops::softmax::{self, AttentionShape};
-use hlx::recording::{Dispatch, Executor, Group, Program, RecordingId, Residence, Traits, View};
+use hlx::recording::{Dispatch, Executor, Factor, Group, Program, RecordingId, Residence, Traits, View};
 
-/// A NaN that no kernel may leave in what it is to write.
-pub const POISON: u32 = 0x7fc0_dead;
+/// NaNs that no kernel may leave in what it is to write, as one float and as two of any 16-bit type.
+pub const POISON: u32 = 0x7fc1_ffc1;
 
 /// The micro-batch's number.
 pub const STEP: [u32; 2] = [5, 0];
@@ -112,9 +114,10 @@ impl Case {
 
     /// The exact kernels' twins.
     pub fn exact(&self) -> Outcome {
-        let mut built = Built::new(self);
+        let mut program = Program::default();
+        let mut built = Built::new(&mut program, self, None);
         let square = self.shape().score_words();
-        let mut add = |name: &str| built.add(name, square);
+        let mut add = |name: &str| built.add(&mut program, name, square);
         let squares = Squares {
             scores: add("scores"),
             probs: add("probs"),
@@ -124,8 +127,8 @@ impl Case {
         };
         let mut r = Recorder::new(Traits::PLAIN, None);
         self.record_products(&mut r, &built, &squares);
-        let dispatches = r.dispatches;
-        built.run(self, dispatches, |program| Box::new(CpuExecutor::load(program).unwrap()))
+        let recording = program.add_recording("attention", r.dispatches);
+        built.run(&mut CpuExecutor::load(program).unwrap(), recording)
     }
 
     /// As model/attention.rs does it without fused kernels.
@@ -165,24 +168,29 @@ impl Case {
         product(r, [t, t, d], Causal::UpperA, [square(d_scores).transposed(), q, dk]);
     }
 
-    /// The fused kernels, or `None` if these traits have none for the shape.
-    pub fn fused(&self, traits: &Traits, load: impl FnOnce(Program) -> Box<dyn Executor>) -> Option<Outcome> {
-        let fused = FusedAttention::any(self.shape(), self.dropout(), traits)?;
-        Some(self.outcome_of(&fused, traits, load))
+    /// The fused kernels that are taken, or `None` if these traits have none for the shape.
+    pub fn fused(&self, traits: &Traits) -> Option<FusedAttention> {
+        FusedAttention::any(self.shape(), self.dropout(), traits).map(FusedAttention::packed)
     }
+}
 
-    /// What these kernels give.
-    pub fn outcome_of(
-        &self,
-        fused: &FusedAttention,
-        traits: &Traits,
-        load: impl FnOnce(Program) -> Box<dyn Executor>,
-    ) -> Outcome {
-        let mut built = Built::new(self);
-        let (lse, delta) = (built.add("lse", self.shape().rows()), built.add("delta", self.shape().rows()));
+/// What these kernels give for these cases: one program, because drivers build kernels on all cores for it.
+pub fn outcomes(
+    jobs: &[(Case, FusedAttention)],
+    traits: &Traits,
+    load: impl FnOnce(Program) -> Box<dyn Executor>,
+) -> Vec<Outcome> {
+    let mut program = Program::default();
+    let mut add = |(case, fused): &(Case, FusedAttention)| {
+        let mut built = Built::new(&mut program, case, fused.packing());
+        let rows = case.shape().rows();
+        let [lse, delta] = ["lse", "delta"].map(|name| built.add(&mut program, name, rows));
         let dispatches = built.record(fused, *traits, lse, delta);
-        built.run(self, dispatches, load)
-    }
+        (built, program.add_recording(&format!("attention {}", program.recordings.len()), dispatches))
+    };
+    let all: Vec<_> = jobs.iter().map(&mut add).collect();
+    let mut executor = load(program);
+    all.iter().map(|(built, recording)| built.run(&mut *executor, *recording)).collect()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
@@ -198,9 +206,9 @@ struct Squares {
     d_scores: View,
 }
 
-/// A program under construction.
+/// A case within a program.
 pub struct Built {
-    pub program: Program,
+    case: Case,
     qkv: View,
     heads: View,
     d_heads: View,
@@ -208,21 +216,27 @@ pub struct Built {
     step_number: View,
     /// What the kernels write: poisoned before they run.
     written: Vec<View>,
+    /// How tensors are packed, if they are.
+    packing: Option<Factor>,
 }
 
 impl Built {
-    pub fn new(case: &Case) -> Built {
-        let mut program = Program::default();
-        let n = case.heads_words();
-        let mut add =
-            |name: &str, words| program.add_buffer(name, words, Group::Activations, Residence::Device);
+    pub fn new(program: &mut Program, case: &Case, packing: Option<Factor>) -> Built {
+        let n = if packing.is_some() { packed_words(case.heads_words()) } else { case.heads_words() };
+        let number = program.buffers.len();
+        let mut add = |name: &str, words| {
+            let name = format!("{name} {number}");
+            program.add_buffer(&name, words, Group::Activations, Residence::Device)
+        };
         let (qkv, heads, d_heads) = (add("qkv", 3 * n), add("heads", n), add("d_heads", n));
         let (d_qkv, step_number) = (add("d_qkv", 3 * n), add("step_number", 2));
-        Built { program, qkv, heads, d_heads, d_qkv, step_number, written: vec![heads, d_qkv] }
+        let written = vec![heads, d_qkv];
+        Built { case: *case, qkv, heads, d_heads, d_qkv, step_number, written, packing }
     }
 
-    pub fn add(&mut self, name: &str, words: usize) -> View {
-        let view = self.program.add_buffer(name, words, Group::Scratch, Residence::Device);
+    pub fn add(&mut self, program: &mut Program, name: &str, words: usize) -> View {
+        let name = format!("{name} {}", program.buffers.len());
+        let view = program.add_buffer(&name, words, Group::Scratch, Residence::Device);
         self.written.push(view);
         view
     }
@@ -238,36 +252,37 @@ impl Built {
     }
 
     /// Writes the inputs.
-    pub fn write(&self, case: &Case, executor: &mut dyn Executor) {
-        let (qkv, d_heads) = case.inputs();
-        executor.write(self.qkv, bytemuck::cast_slice(&qkv)).unwrap();
-        executor.write(self.d_heads, bytemuck::cast_slice(&d_heads)).unwrap();
+    pub fn write(&self, executor: &mut dyn Executor) {
+        let (qkv, d_heads) = self.case.inputs();
+        let words = |numbers: &[f32], gradient| match self.packing {
+            Some(factor) => halves::pack(numbers, factor, gradient),
+            None => numbers.iter().map(|x| x.to_bits()).collect(),
+        };
+        executor.write(self.qkv, &words(&qkv, false)).unwrap();
+        executor.write(self.d_heads, &words(&d_heads, true)).unwrap();
         executor.write(self.step_number, &STEP).unwrap();
     }
 
-    fn run(
-        mut self,
-        case: &Case,
-        dispatches: Vec<Dispatch>,
-        load: impl FnOnce(Program) -> Box<dyn Executor>,
-    ) -> Outcome {
-        let program = std::mem::take(&mut self.program);
-        let mut program = program;
-        program.add_recording("attention", dispatches);
-        let mut executor = load(program);
-        self.write(case, &mut *executor);
+    fn run(&self, executor: &mut dyn Executor, recording: RecordingId) -> Outcome {
+        self.write(executor);
         let mut run = || {
             for view in &self.written {
                 executor.write(*view, &vec![POISON; view.words]).unwrap();
             }
-            executor.submit(RecordingId(0), &[]).unwrap();
+            executor.submit(recording, &[]).unwrap();
             let mut read = |view: View| executor.read(view).unwrap();
             (read(self.heads), read(self.d_qkv))
         };
         let first = run();
-        assert!(first == run(), "{case:?}: two runs gave different bits");
-        let numbers = |words: Vec<u32>| words.into_iter().map(|w| f64::from(f32::from_bits(w))).collect();
-        Outcome { heads: numbers(first.0), d_qkv: numbers(first.1) }
+        assert!(first == run(), "{:?}: two runs gave different bits", self.case);
+        let numbers = |words: Vec<u32>, gradient| {
+            let numbers = match self.packing {
+                Some(factor) => halves::unpack(&words, factor, gradient),
+                None => words.into_iter().map(f32::from_bits).collect(),
+            };
+            numbers.into_iter().map(f64::from).collect()
+        };
+        Outcome { heads: numbers(first.0, false), d_qkv: numbers(first.1, true) }
     }
 }
 

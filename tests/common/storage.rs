@@ -23,9 +23,13 @@ pub enum Fault {
     ShortWrite,
     /// A write takes the first half of its bytes, and every later one fails with no space left.
     Full,
+    /// A rename, a removal or a new file is refused so often, as while a virus scanner reads; other calls
+    /// work.
+    Busy(usize),
 }
 
 pub const EIO: i32 = 5;
+pub const EACCES: i32 = 13;
 pub const ENOSPC: i32 = 28;
 pub const EROFS: i32 = 30;
 
@@ -44,6 +48,8 @@ struct Plan {
     calls: usize,
     /// The call that the fault struck, with its path.
     struck: Option<(&'static str, PathBuf)>,
+    /// Times that this same call was made.
+    tries: usize,
 }
 
 /// How a call goes on.
@@ -55,13 +61,13 @@ enum Course {
 impl Faulty {
     /// A fault at call number `at`, from 0.
     pub fn new(fault: Fault, at: usize) -> Faulty {
-        let plan = Plan { fault: Some(fault), countdown: at, calls: 0, struck: None };
+        let plan = Plan { fault: Some(fault), countdown: at, calls: 0, struck: None, tries: 0 };
         Faulty { plan: Arc::new(Mutex::new(plan)) }
     }
 
     /// Without a fault, to count calls.
     pub fn none() -> Faulty {
-        let plan = Plan { fault: None, countdown: 0, calls: 0, struck: None };
+        let plan = Plan { fault: None, countdown: 0, calls: 0, struck: None, tries: 0 };
         Faulty { plan: Arc::new(Mutex::new(plan)) }
     }
 
@@ -74,18 +80,41 @@ impl Faulty {
         self.plan.lock().unwrap().struck.clone()
     }
 
+    /// How often the call that the fault struck was made on that path.
+    pub fn tries(&self) -> usize {
+        self.plan.lock().unwrap().tries
+    }
+
     fn call(&self, what: &'static str, path: &Path) -> io::Result<Course> {
         let mut plan = self.plan.lock().unwrap();
         let number = plan.calls;
         plan.calls += 1;
-        let Some(fault) = plan.fault else { return Ok(Course::Normal) };
+        let outcome = plan.meet(number, what, path);
+        plan.tries +=
+            usize::from(plan.struck.as_ref().is_some_and(|struck| *struck == (what, path.to_owned())));
+        outcome
+    }
+}
+
+impl Plan {
+    fn meet(&mut self, number: usize, what: &'static str, path: &Path) -> io::Result<Course> {
+        let Some(fault) = self.fault else { return Ok(Course::Normal) };
         let is_write = what == "write";
-        if number < plan.countdown {
+        if let Fault::Busy(times) = fault {
+            // The same call comes again and again.
+            let may_be_busy = ["rename", "remove_folder", "create"].contains(&what);
+            if !may_be_busy || number < self.countdown || number >= self.countdown + times {
+                return Ok(Course::Normal);
+            }
+            self.struck.get_or_insert((what, path.to_owned()));
+            return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        }
+        if number < self.countdown {
             return Ok(Course::Normal);
         }
-        let first = plan.struck.is_none();
+        let first = self.struck.is_none();
         if first {
-            plan.struck = Some((what, path.to_owned()));
+            self.struck = Some((what, path.to_owned()));
         }
         match fault {
             Fault::AbortHalfway if first && is_write => Ok(Course::Half { then_fail: true }),
@@ -94,6 +123,7 @@ impl Faulty {
             Fault::ShortWrite | Fault::Full if first && is_write => Ok(Course::Half { then_fail: false }),
             Fault::ShortWrite if first => Err(io::Error::from_raw_os_error(ENOSPC)),
             Fault::Full if first || is_write => Err(io::Error::from_raw_os_error(ENOSPC)),
+            Fault::Busy(_) => unreachable!("handled above"),
             _ => Ok(Course::Normal),
         }
     }
@@ -159,6 +189,11 @@ impl Storage for Faulty {
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         self.call("list", path)?;
         Disk.list(path)
+    }
+
+    fn passes(&self, error: &io::Error) -> bool {
+        let is_busy = matches!(self.plan.lock().unwrap().fault, Some(Fault::Busy(_)));
+        is_busy && error.kind() == io::ErrorKind::PermissionDenied
     }
 }
 

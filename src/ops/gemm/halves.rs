@@ -8,7 +8,7 @@ use super::interface;
 use super::problem::{Causal, Problem};
 use super::{Gemm, Matrix};
 use crate::kernels::gemm_halves::{Bindings, Push, Specialization, dispatch};
-use crate::ops::halves::{largest, numbers, split_words};
+use crate::ops::split::{largest, numbers, split_words};
 use crate::precision::Precision;
 use crate::recording::{Dispatch, MatrixUnits, Traits, View};
 
@@ -80,7 +80,7 @@ impl HalvesTile {
         (REGISTERS / (32 * self.subgroups() * of_an_invocation)).max(1)
     }
 
-    /// The share of the best tile's speed that it reaches, measured on an NVIDIA H200 with 4096 x 4096 x 4096.
+    /// The share of the best tile's speed that it reaches: measured on an NVIDIA H200 at 4096 x 4096 x 4096.
     fn efficiency(&self, b_transposed: bool) -> f64 {
         match (self.rows * self.columns, b_transposed) {
             (16384.., _) => 1.0,
@@ -117,8 +117,8 @@ pub struct HalvesPlan {
     pub block_terms: usize,
 }
 
-/// The device that plans are made for, an NVIDIA H200: the products that a processor adds up in a cycle in
-/// the largest tile; the terms that it could add up in the time that a tile's start and end take, and the cycles
+/// The device that plans are made for, an NVIDIA H200: the products that a processor adds up in a cycle in the
+/// largest tile; the terms that it could add up in the time that a tile's start and end take, and the cycles
 /// that a workgroup takes besides; words that memory moves in a cycle; the cycles that a dispatch takes.
 const PRODUCTS_A_CYCLE: f64 = 210.0;
 const TERMS_OF_A_TILE: usize = 120;

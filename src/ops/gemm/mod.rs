@@ -140,7 +140,7 @@ impl Gemm {
     /// a program's fault, never a user's.
     pub fn record(&self, traits: &Traits) -> Dispatch {
         if let Some(units) = units::wanted(traits) {
-            let plan = units::UnitPlan::best(&self.problem(), false);
+            let plan = units::UnitPlan::best(&self.problem(), units, false);
             return units::record(self, units, &plan, None).remove(0);
         }
         if traits.wants_fast_kernels() {

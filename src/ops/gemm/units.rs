@@ -31,6 +31,8 @@ pub struct UnitTile {
     pub shares: usize,
     /// Shares on their way in registers: 1 or 2.
     pub ahead: usize,
+    /// The last share is multiplied after the loop over the others, which then has no branch.
+    pub last_apart: bool,
     /// The result goes through shared memory even where it need not.
     pub staged: bool,
     /// Rows of tiles that are worked on at a time.
@@ -46,6 +48,7 @@ impl UnitTile {
         step: 32,
         shares: 1,
         ahead: 1,
+        last_apart: true,
         staged: false,
         band: 8,
     };
@@ -66,18 +69,35 @@ impl UnitTile {
         (REGISTERS / (32 * self.subgroups() * of_an_invocation)).max(1)
     }
 
-    /// Panics if the kernel cannot fill shared memory evenly: a program's fault, never a user's.
-    fn check(&self, problem: &Problem, units: MatrixUnits) {
+    /// Lines and eights of a line that a share of each factor lies in in shared memory: A's, then B's.
+    fn lines(&self, [a_trans, b_trans]: [bool; 2], units: MatrixUnits) -> [[usize; 2]; 2] {
+        [(self.rows, a_trans), (self.columns, !b_trans)].map(|(along, stored_along)| {
+            let (lines, octs) = if stored_along { (self.step, along / 8) } else { (along, self.step / 8) };
+            let fold = (8 / octs).clamp(1, lines / units.side as usize);
+            [lines / fold, octs * fold]
+        })
+    }
+
+    /// True if the invocations fill the shares evenly; the kernel can do nothing else.
+    pub fn is_even(&self, trans: [bool; 2], units: MatrixUnits) -> bool {
         let invocations = self.subgroups() * units.subgroup_size as usize;
         let side = units.side as usize;
-        for (along, stored_along) in [(self.rows, problem.a.trans), (self.columns, !problem.b.trans)] {
-            let (lines, octs) = if stored_along { (self.step, along / 8) } else { (along, self.step / 8) };
-            let fold = (8 / octs).clamp(1, lines / side);
-            let even = invocations.is_multiple_of(octs * fold)
+        let small = |along: usize| (along / side).is_power_of_two() && along <= 4 * side;
+        let even = self.lines(trans, units).iter().all(|[lines, octs]| {
+            invocations.is_multiple_of(*octs)
                 && (lines * octs).is_multiple_of(invocations)
-                && lines.is_multiple_of(fold * side);
-            assert!(even, "{self:?} with {units:?}");
-        }
+                && lines.is_multiple_of(side)
+        });
+        even && small(self.part_rows) && small(self.part_columns) && self.step <= 4 * side
+    }
+
+    /// Bytes of a workgroup's shared memory.
+    pub fn shared_bytes(&self, trans: [bool; 2], units: MatrixUnits) -> u64 {
+        let share: usize = self.lines(trans, units).iter().map(|[lines, octs]| lines * (octs + 1)).sum();
+        let side = units.side as usize;
+        let across = if (self.part_columns / side).is_multiple_of(2) { 2 } else { 1 };
+        let staging = self.subgroups() * side * (across * side / 4 + 2);
+        (16 * (self.shares * share).max(staging)) as u64
     }
 
     fn workgroups(&self, problem: &Problem) -> [usize; 3] {
@@ -106,6 +126,7 @@ pub struct UnitPlan {
 /// the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch
 /// take beside their work.
 const PRODUCTS_A_CYCLE: f64 = 600.0;
+const CYCLES_A_US: f64 = 1755.0;
 const WORDS_A_CYCLE: f64 = 400.0;
 const WORKGROUP_CYCLES: f64 = 2000.0;
 const DISPATCH_CYCLES: f64 = 5000.0;
@@ -123,20 +144,22 @@ const MIN_PACKED_FLOPS: u64 = 1 << 29;
 /// What gradients are multiplied by before they are rounded to [`Factor::F16`], whose smallest normal
 /// number is 2^-14: so gradients keep all of their significand down to 2^-28, and something down to 2^-38.
 /// They may be as large as 4; larger ones count as 4.
-const GRADIENT_SCALE: f32 = (1 << 14) as f32;
+pub const GRADIENT_SCALE: f32 = (1 << 14) as f32;
 
 impl UnitPlan {
     /// The plan that takes the least time by a rough estimate; `may_split` if the sums may be cut up.
-    pub fn best(problem: &Problem, may_split: bool) -> UnitPlan {
+    pub fn best(problem: &Problem, units: MatrixUnits, may_split: bool) -> UnitPlan {
         let fitting = (MAX_PARTIAL_WORDS / (problem.m * problem.n)).clamp(1, MAX_BLOCKS);
         let single = problem.batches == 1 && problem.causal == Causal::None;
         let most = if may_split && single { fitting } else { 1 };
         let block_terms = |blocks: usize| problem.k.div_ceil(blocks).next_multiple_of(BLOCK_UNIT);
-        let plans = TILES.iter().flat_map(|&tile| {
+        let trans = [problem.a.trans, problem.b.trans];
+        let tiles = TILES.iter().filter(|tile| tile.is_even(trans, units));
+        let plans = tiles.flat_map(|&tile| {
             (1..=most).map(move |blocks| UnitPlan { tile, block_terms: block_terms(blocks) })
         });
         let least = plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
-        least.expect("there is always a plan of one block")
+        least.expect("the smallest tile is possible everywhere")
     }
 
     /// Blocks of terms.
@@ -150,6 +173,11 @@ impl UnitPlan {
             1 => 0,
             blocks => blocks * problem.m * problem.n,
         }
+    }
+
+    /// The estimate of the time that the product takes on an NVIDIA H100.
+    pub fn estimate_us(&self, problem: &Problem) -> f64 {
+        self.cycles(problem) / CYCLES_A_US
     }
 
     fn cycles(&self, problem: &Problem) -> f64 {
@@ -244,8 +272,11 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
         c_packed: gemm.c.packed.into(),
         ahead: word(tile.ahead),
         staged: tile.staged.into(),
+        last_apart: tile.last_apart.into(),
+        spare: may_have_spare_subgroups(units).into(),
     };
-    tile.check(&problem, units);
+    let trans = [problem.a.trans, problem.b.trans];
+    assert!(tile.is_even(trans, units), "{tile:?} with {units:?}");
     let (a, b, c) = (gemm.a.view, gemm.b.view, gemm.c.view);
     // Something must be bound where there is no bias; it is not read.
     let bindings = Bindings { a, b, c, bias: gemm.bias.unwrap_or(b) };
@@ -257,6 +288,11 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
     // The two kernels differ in nothing that is said here: a test holds this.
     let kernel = if units.factor == Factor::F16 { Kernel::GemmF16 } else { Kernel::GemmBf16 };
     Dispatch { kernel, ..recorded }
+}
+
+/// False where subgroups are known to be of one size: on devices that have NVIDIA's extensions.
+fn may_have_spare_subgroups(units: MatrixUnits) -> bool {
+    !units.in_registers && !units.workgroup_scope
 }
 
 /// What the elements of a matrix are multiplied by before they are rounded.

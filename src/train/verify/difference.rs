@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::kernels::Element;
+
 /// Where two runs first differ.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Difference {
@@ -55,6 +57,76 @@ pub struct Op {
     pub value: Value,
     /// How many floats apart the two are.
     pub ulp: u64,
+}
+
+impl Op {
+    /// The dispatch at a place of a recording, and how what it wrote differs.
+    pub fn new(kernel: &str, recording: &str, dispatch: usize, found: Elements) -> Op {
+        Op {
+            kernel: kernel.to_owned(),
+            recording: recording.to_owned(),
+            dispatch,
+            tensor: found.tensor,
+            element: found.element,
+            elements_different: found.elements_different,
+            reference: found.reference,
+            value: found.value,
+            ulp: found.ulp,
+        }
+    }
+
+    /// How what it wrote differs.
+    pub fn elements(&self) -> Elements {
+        Elements {
+            tensor: self.tensor.clone(),
+            element: self.element,
+            elements_different: self.elements_different,
+            reference: self.reference.clone(),
+            value: self.value.clone(),
+            ulp: self.ulp,
+        }
+    }
+}
+
+/// How two tensors of words differ.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Elements {
+    /// The tensor's name.
+    pub tensor: String,
+    /// The first element that differs.
+    pub element: usize,
+    /// How many do.
+    pub elements_different: usize,
+    /// The element in the first tensor.
+    pub reference: Value,
+    /// The element in the second.
+    pub value: Value,
+    /// How many floats apart the two are; of whole numbers, their distance.
+    pub ulp: u64,
+}
+
+impl Elements {
+    /// The first element in which two tensors differ, if one does. What one has more than the other is
+    /// not looked at.
+    pub fn compare(tensor: &str, reference: &[u32], value: &[u32], element: Element) -> Option<Elements> {
+        let pairs = || reference.iter().zip(value).enumerate().filter(|(_, (a, b))| a != b);
+        let (first, (&a, &b)) = pairs().next()?;
+        let as_value = |word| match element {
+            Element::F32 => Value::from(f32::from_bits(word)),
+            Element::U32 => Value { value: word.to_string(), bits: format!("{word:08x}") },
+        };
+        Some(Elements {
+            tensor: tensor.to_owned(),
+            element: first,
+            elements_different: pairs().count(),
+            reference: as_value(a),
+            value: as_value(b),
+            ulp: match element {
+                Element::F32 => ulp(f32::from_bits(a), f32::from_bits(b)),
+                Element::U32 => a.abs_diff(b).into(),
+            },
+        })
+    }
 }
 
 /// A number with its bits, which tell -0 from 0 and one NaN from another.
@@ -168,6 +240,14 @@ mod tests {
             assert_eq!(ulp(a, b), distance, "{a} and {b}");
             assert_eq!(ulp(b, a), distance, "{b} and {a}");
         }
+    }
+
+    #[test]
+    fn whole_numbers_are_told_as_such() {
+        let found = Elements::compare("tokens", &[3, 7, 9], &[3, 17, 8], Element::U32).expect("two differ");
+        assert_eq!((found.element, found.elements_different, found.ulp), (1, 2, 10));
+        assert_eq!((found.reference.value.as_str(), found.value.bits.as_str()), ("7", "00000011"));
+        assert_eq!(Elements::compare("tokens", &[3, 7], &[3, 7], Element::U32), None);
     }
 
     #[test]

@@ -6,19 +6,24 @@
 
 mod chain;
 mod difference;
+mod kept;
+mod met;
 mod recorded;
 mod replay;
 
 pub use chain::Chain;
-pub use difference::{Difference, Op, Value, compare};
+pub use difference::{Difference, Elements, Op, Value, compare};
+pub use kept::{KeptStep, keep_step, kept_path};
+pub use met::Met;
 pub use recorded::{FORMAT_VERSION, Header, Recorded, RecordedDifference};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::recording::{Executor, Program, Traits};
 use crate::train::digest::{StateDigest, tensor_name};
 use crate::train::feed::Feed;
+use crate::train::finite;
 use crate::train::schedule::Schedule;
-use crate::train::session::{Session, StepRates, Submit, TrainState};
+use crate::train::session::{Session, StepRates, StepResult, Submit, TrainState};
 
 /// What one step left.
 #[derive(Clone, Debug)]
@@ -69,11 +74,21 @@ impl Trainer<'_> {
         self.session.load_state(self.initial)
     }
 
-    /// Takes one step.
+    /// Takes one step, and hashes what it leaves.
     pub fn step(&mut self) -> Result<StepRecord> {
+        let result = self.advance()?;
+        self.record(result)
+    }
+
+    /// Takes one step.
+    pub fn advance(&mut self) -> Result<StepResult> {
         let step = self.session.step();
         let rates = self.rates(step);
-        let result = self.session.step_now(self.feed.micro_batches(step), rates)?;
+        self.session.step_now(self.feed.micro_batches(step), rates)
+    }
+
+    /// What the last step, with this result, has left.
+    pub fn record(&mut self, result: StepResult) -> Result<StepRecord> {
         let state = StateDigest::of(&self.session.state()?);
         Ok(StepRecord { loss: result.loss, grad_norm: result.grad_norm, state })
     }
@@ -92,7 +107,7 @@ impl Trainer<'_> {
     fn state_after(&mut self, step: u64) -> Result<TrainState> {
         self.restart()?;
         while self.session.step() < step {
-            self.step()?;
+            self.advance()?;
         }
         self.session.state()
     }
@@ -134,9 +149,16 @@ pub fn verify(
             let trainer = &mut trainers[index];
             trainer.restart()?;
             for step in 0..steps as usize {
-                let record = trainer.step()?;
+                let is_first = index == 0 && run == 1;
+                let record = trainer.step().map_err(|error| match finite::met(&error) {
+                    Some(what) if !is_first => Error::Mismatch(format!(
+                        "not identical: {what} in run {run} on {}, and was in the first run",
+                        trainer.device
+                    )),
+                    _ => error,
+                })?;
                 each(trainer, run, &record)?;
-                if index == 0 && run == 1 {
+                if is_first {
                     records.push(record);
                 } else if !record.has_bits_of(&records[step]) {
                     first_difference = Some(examine(trainers, index, run, &records[step], &record)?);

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Kernel;
 use crate::model::parameters::ParameterSpec;
 use crate::train::digest::tensor_name;
-use crate::train::verify::{Chain, StepRecord};
+use crate::train::verify::{Chain, Elements, Met, Op, StepRecord};
 
 /// Raised when an older hlx could not read the file.
 pub const FORMAT_VERSION: u32 = 1;
@@ -32,6 +32,9 @@ pub struct Header {
     pub kernels: BTreeMap<String, String>,
     /// BLAKE3 of the training tokens.
     pub corpus_hash: String,
+    /// Name of the text's file; `None` for the one built into hlx.
+    #[serde(default)]
+    pub corpus: Option<String>,
     /// Everything that decides the steps but the corpus.
     pub options: TrainOptions,
 }
@@ -53,6 +56,7 @@ impl Header {
             precision,
             kernels: kernels.collect(),
             corpus_hash: corpus_hash.to_owned(),
+            corpus: None,
             options,
         }
     }
@@ -80,6 +84,11 @@ impl Header {
         } else if self.hlx_version != here.hlx_version {
             causes.push(format!("binary: hlx {} there, {} here", self.hlx_version, here.hlx_version));
         }
+        let [same_precision, same_device] =
+            [self.precision == here.precision, (&self.device, &self.driver) == (&here.device, &here.driver)];
+        if same_precision && !same_device && self.precision != Precision::Exact {
+            causes.push(format!("precision: {} promises the same bits on one device only", self.precision));
+        }
         if self.device != here.device {
             causes.push(format!("device: {} there, {} here", self.device, here.device));
         }
@@ -87,6 +96,21 @@ impl Header {
             causes.push(format!("driver: {} there, {} here", self.driver, here.driver));
         }
         causes
+    }
+
+    /// What may explain that one operation gives another result with the same inputs: not the text, and of
+    /// the binary only that operation's kernel.
+    fn causes_of_op(&self, here: &Header, kernel: &str) -> String {
+        if self.kernels.get(kernel) != here.kernels.get(kernel) {
+            return format!("binary: the kernel {kernel} is another there");
+        }
+        let of_place =
+            |cause: &String| ["precision", "device", "driver"].iter().any(|p| cause.starts_with(p));
+        let causes: Vec<String> = self.causes(here).into_iter().filter(of_place).collect();
+        if causes.is_empty() {
+            return format!("the hardware: {kernel} gave something else there or here, on the same device");
+        }
+        causes.join("; ")
     }
 }
 
@@ -114,7 +138,7 @@ pub struct Recorded {
 }
 
 /// Where a run here first differs from a recorded one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RecordedDifference {
     /// From 1.
     pub step: u64,
@@ -124,6 +148,12 @@ pub struct RecordedDifference {
     pub reference: String,
     /// What came out here.
     pub value: String,
+    /// The first input of the step that differs, where the step was kept and one does.
+    pub input: Option<Elements>,
+    /// The first operation of the step that gives another result, where the step was kept and one does.
+    pub op: Option<Op>,
+    /// What shows the operation and the elements: a command for the machine that the chain is from.
+    pub next: Option<String>,
     /// One sentence for a person.
     pub likely_cause: String,
 }
@@ -134,7 +164,59 @@ impl fmt::Display for RecordedDifference {
             f,
             "step {}: {} is {} here and {} there; likely cause: {}",
             self.step, self.tensor, self.value, self.reference, self.likely_cause
-        )
+        )?;
+        if let Some(next) = &self.next {
+            write!(f, "; for the operation and the elements, run this there, and bring both files: {next}")?;
+        }
+        Ok(())
+    }
+}
+
+impl RecordedDifference {
+    /// What the kept step has shown, lines for a person; nothing if there was none.
+    pub fn details(&self) -> String {
+        let elements = |d: &Elements| {
+            format!(
+                "{}[{}] is {} here and {} there ({} ulp apart, {} elements differ)\n",
+                d.tensor, d.element, d.value, d.reference, d.ulp, d.elements_different
+            )
+        };
+        let input = self.input.as_ref().map(|d| format!("  first input that differs: {}", elements(d)));
+        let op = self.op.as_ref().map(|op| {
+            let name = format!("{}, dispatch {} of {}", op.kernel, op.dispatch, op.recording);
+            format!("  first operation that differs: {name}: {}", elements(&op.elements()))
+        });
+        input.into_iter().chain(op).collect()
+    }
+
+    /// Takes in what the step shows that was kept there.
+    pub fn explain(&mut self, met: Met, there: &Header, here: &Header) {
+        let causes = there.causes(here);
+        let known = |causes: Vec<String>| match causes.is_empty() {
+            true => "something that neither file tells".to_owned(),
+            false => causes.join("; "),
+        };
+        self.likely_cause = match met {
+            Met::Input(found) => {
+                self.input = Some(found);
+                known(causes)
+            }
+            Met::Op(op) => {
+                let cause = there.causes_of_op(here, &op.kernel);
+                self.op = Some(op);
+                cause
+            }
+            Met::OtherOps(what) => {
+                format!("{} ({what}, so that operations cannot be compared)", known(causes))
+            }
+            Met::Passing => format!(
+                "a passing fault of the hardware here, {}: replayed, the step comes out as it did there",
+                here.device
+            ),
+            Met::Same => "the file: the step that was kept there comes out here too, and the chain's file \
+                          names another result"
+                .to_owned(),
+        };
     }
 }
 
@@ -156,6 +238,11 @@ impl Recorded {
             tensors: (0..3 * specs.len()).map(|index| tensor_name(specs, index)).collect(),
             steps: records.iter().map(step).collect(),
         }
+    }
+
+    /// The digest of the chain after a step.
+    pub fn chain_after(&self, step: u64) -> Option<&str> {
+        self.steps.iter().find(|recorded| recorded.step == step).map(|recorded| recorded.chain.as_str())
     }
 
     /// Steps in the file.
@@ -213,7 +300,8 @@ impl Recorded {
             true => "a passing fault of the hardware, there or here: everything else is the same".to_owned(),
             false => causes.join("; "),
         };
-        Some(RecordedDifference { step, tensor, reference, value, likely_cause })
+        let (input, op, next) = (None, None, None);
+        Some(RecordedDifference { step, tensor, reference, value, input, op, next, likely_cause })
     }
 
     fn within_step(&self, there: &RecordedStep, here: &RecordedStep) -> (String, String, String) {
