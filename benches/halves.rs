@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use hlx::exact::fill_normal;
 use hlx::ops::Recorder;
-use hlx::ops::gemm::halves::{self, HalvesPlan, HalvesTile, Source, TILES};
-use hlx::ops::gemm::{Causal, Gemm, Matrix, Pass};
+use hlx::ops::gemm::halves::{self, HalvesPlan, HalvesTile, TILES};
+use hlx::ops::gemm::{Gemm, Matrix, Pass};
 use hlx::ops::split::{split, split_words};
 use hlx::precision::Precision;
 use hlx::recording::{Dispatch, Executor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View};
@@ -21,9 +21,6 @@ struct Product {
     layout: &'static str,
     /// How many of the tiles are tried.
     tiles: Tiles,
-    /// Products side by side, and their triangles.
-    batches: usize,
-    causal: Causal,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -37,27 +34,19 @@ enum Tiles {
 }
 
 const fn product(sizes: [usize; 3], layout: &'static str, tiles: Tiles) -> Product {
-    Product { sizes, layout, tiles, batches: 1, causal: Causal::None }
+    Product { sizes, layout, tiles }
 }
 
-/// As attention of `gpt2` has them, a quarter of them.
-const fn heads(sizes: [usize; 3], layout: &'static str, causal: Causal) -> Product {
-    Product { batches: 48, causal, ..product(sizes, layout, Tiles::Taken) }
-}
-
-const PRODUCTS: [Product; 13] = [
+const PRODUCTS: [Product; 10] = [
     product([4096, 4096, 4096], "NN", Tiles::Chunks),
     product([4096, 4096, 4096], "NT", Tiles::Many),
     product([4096, 4096, 4096], "TN", Tiles::Many),
     product([16384, 768, 3072], "NN", Tiles::Many),
-    product([16384, 384, 1536], "NN", Tiles::Taken),
-    product([16384, 384, 1536], "NT", Tiles::Taken),
+    product([16384, 384, 1536], "NN", Tiles::Many),
+    product([16384, 384, 1536], "NT", Tiles::Many),
     product([384, 16384, 1536], "TN", Tiles::Taken),
-    product([16384, 128, 512], "NN", Tiles::Taken),
+    product([16384, 128, 512], "NN", Tiles::Many),
     product([128, 16384, 512], "TN", Tiles::Taken),
-    heads([1024, 64, 1024], "NT", Causal::LowerOutput),
-    heads([1024, 1024, 64], "NN", Causal::LowerA),
-    heads([1024, 1024, 64], "TN", Causal::UpperA),
     product([8192, 8192, 8192], "NN", Tiles::Taken),
 ];
 
@@ -75,28 +64,23 @@ const COLUMNS: usize = 256;
 /// How long a card is kept busy before anything is timed.
 const WARM: Duration = Duration::from_millis(300);
 
-/// The best of several rounds over all candidates, because a card's clock wanders; the median of a round's runs.
+/// The best of several rounds over all candidates, because a card's clock wanders; of each the median run.
 const ROUNDS: usize = 3;
 
 impl Product {
     fn tiles(&self) -> Vec<HalvesTile> {
         let tile = HalvesTile::new;
+        let deep = |tile, part| HalvesTile { step: 32, chunk: 32, ..HalvesTile::new(tile, part) };
         let mut tiles = TILES.to_vec();
         if self.tiles != Tiles::Taken {
             tiles.extend([
-                HalvesTile { ahead: false, ..tile([128, 128], [64, 64]) },
+                tile([128, 128], [64, 64]),
                 HalvesTile { low_shift: 0, ..tile([128, 128], [64, 64]) },
-                HalvesTile { step: 32, ahead: false, ..tile([128, 128], [64, 64]) },
-                HalvesTile { step: 32, ..tile([128, 128], [64, 32]) },
-                HalvesTile { step: 16, shares: 2, ..tile([128, 128], [64, 32]) },
-                HalvesTile { step: 32, ..tile([128, 64], [64, 32]) },
-                HalvesTile { step: 32, chunk: 32, ..tile([128, 64], [64, 32]) },
-                HalvesTile { step: 32, chunk: 32, ..tile([128, 128], [64, 32]) },
-                HalvesTile { step: 32, chunk: 32, ahead: false, ..tile([128, 64], [64, 32]) },
-                HalvesTile { step: 32, ..tile([64, 128], [32, 64]) },
-                HalvesTile { step: 16, ..tile([64, 128], [32, 64]) },
-                HalvesTile { step: 16, ..tile([256, 128], [64, 64]) },
-                HalvesTile { step: 32, shares: 2, ..tile([128, 64], [64, 32]) },
+                HalvesTile { low_shift: 0, ..deep([128, 128], [64, 32]) },
+                deep([128, 128], [32, 64]),
+                deep([64, 64], [32, 32]),
+                deep([64, 128], [32, 32]),
+                HalvesTile { shares: 2, ..tile([128, 128], [64, 32]) },
             ]);
         }
         if self.tiles == Tiles::Chunks {
@@ -107,7 +91,7 @@ impl Product {
     }
 
     fn flops(&self) -> f64 {
-        2.0 * (self.sizes.iter().product::<usize>() * self.batches) as f64
+        2.0 * self.sizes.iter().product::<usize>() as f64
     }
 }
 
@@ -134,7 +118,7 @@ impl Loaded {
         let [trans_a, trans_b] = [0, 1].map(|i| product.layout.as_bytes()[i] == b'T');
         let mut program = Program::default();
         let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
-        let [a_words, b_words, c_words] = [m * k, k * n, m * n].map(|words| words * product.batches);
+        let [a_words, b_words, c_words] = [m * k, k * n, m * n];
         let factors = [add("a", a_words), add("b", b_words)];
         let shifted = [add("a split", split_words(a_words)), add("b split", split_words(b_words))];
         let plain = [add("a plain", split_words(a_words)), add("b plain", split_words(b_words))];
@@ -145,12 +129,7 @@ impl Loaded {
             if trans { Matrix::new(view, rows).transposed() } else { Matrix::new(view, columns) }
         };
         let (a, b) = (stored(factors[0], trans_a, m, k), stored(factors[1], trans_b, k, n));
-        let (a, b, c_matrix) = (a.batched(m * k, 0), b.batched(k * n, 0), Matrix::new(c, n).batched(m * n, 0));
-        let gemm = Gemm {
-            batch_outer: product.batches,
-            causal: product.causal,
-            ..Gemm::new(Pass::Backward, product.sizes, a, b, c_matrix)
-        };
+        let gemm = Gemm::new(Pass::Backward, product.sizes, a, b, Matrix::new(c, n));
         let traits = Traits { precision: Precision::F32, fast_shared_memory: true, ..device.traits() };
         let mut candidates = Vec::new();
         let mut record = |program: &mut Program, name: String, dispatches: Vec<Dispatch>| {
@@ -180,16 +159,7 @@ impl Loaded {
             let words = plan.partial_words(&gemm.problem());
             let partials = (words > 0).then(|| partials.part(0, words));
             let factors = if plan.tile.low_shift == 0 { plain } else { shifted };
-            let sources = factors.map(Source::of_split);
-            record(&mut program, describe(&plan), halves::record(&gemm, sources, units, &plan, partials));
-            if product.tiles == Tiles::Taken {
-                let whole = [gemm.a.view, gemm.b.view];
-                let raw = |i: usize| Source { numbers: whole[i], is_split: false, ..sources[i] };
-                for (what, sources) in [("A", [raw(0), sources[1]]), ("A and B", [raw(0), raw(1)])] {
-                    let name = format!("{}, {what} as it is", describe(&plan));
-                    record(&mut program, name, halves::record(&gemm, sources, units, &plan, partials));
-                }
-            }
+            record(&mut program, describe(&plan), halves::record(&gemm, factors, units, &plan, partials));
         }
         let mut executor = VulkanExecutor::load(device, program).expect("it fits");
         let numbers = [0, 1].map(|i| {
@@ -253,7 +223,8 @@ impl Loaded {
         let n = self.product.sizes[2];
         let [rows, columns] = self.sample();
         // Rows of the result start where views may.
-        let of_row = |row: usize| self.c.part(row * n / 64 * 64, (n + 64).min(self.c.words - row * n / 64 * 64));
+        let of_row =
+            |row: usize| self.c.part(row * n / 64 * 64, (n + 64).min(self.c.words - row * n / 64 * 64));
         for &row in &rows {
             let view = of_row(row);
             self.executor.write(view, &vec![f32::NAN.to_bits(); view.words]).expect("the device works");
@@ -273,9 +244,8 @@ impl Loaded {
 
     fn print(&mut self) {
         let [m, k, n] = self.product.sizes;
-        println!("{m} x {k} x {n} {} x{}, {:?}", self.product.layout, self.product.batches, self.product.causal);
-        let alone = self.product.batches == 1;
-        let reference = if alone { self.reference() } else { Vec::new() };
+        println!("{m} x {k} x {n} {}", self.product.layout);
+        let reference = self.reference();
         for i in 0..self.candidates.len() {
             let splitting = self.candidates[i].name.starts_with("splitting");
             let Candidate { name, seconds, .. } = &self.candidates[i];
@@ -286,8 +256,7 @@ impl Loaded {
                 continue;
             }
             let (name, tflops) = (name.clone(), self.product.flops() / seconds * 1e-12);
-            // Of many products only the time is of interest here.
-            let error = if alone { self.error(i, &reference) } else { f64::NAN };
+            let error = self.error(i, &reference);
             println!("  {us:8.1} us {tflops:6.1} TFLOP/s error {error:.1e} {name}");
         }
     }

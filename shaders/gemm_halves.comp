@@ -7,18 +7,17 @@
 #extension GL_KHR_shader_subgroup_basic : require
 #pragma use_vulkan_memory_model
 #pragma hlx fast
-// The f32 matrix product on matrix units, C = A * B + bias, of factors that are split into two 16-bit floats an
-// element: high * high + high * low + low * high.
+// The f32 matrix product on matrix units, C = A * B + bias, of factors that are split into two 16-bit floats
+// an element: high * high + high * low + low * high.
 //
-// A workgroup computes a tile of C, with A's and B's share of a few terms, split, in shared memory, the next share
-// on its way in registers. Units cut digits off when they add to a sum, so they add up CHUNK terms only, and these
-// sums are added up as plain floats.
+// A workgroup computes a tile of C, with A's and B's share of a few terms in shared memory, the next
+// share on its way in registers. Units cut digits off when they add to a sum, so they add up CHUNK terms
+// only, and these sums are added up as plain floats.
 
 #include "exact.glsl"
 #include "halves.glsl"
 
-// [m, k], or [k, m] if TRANS_A: floats; or, if they are SPLIT, of every eight elements of a row the high parts,
-// then the low parts.
+// [m, k], or [k, m] if TRANS_A: of every eight elements of a row the high parts, then the low parts.
 layout(std430, set = 0, binding = 0) readonly buffer A { uvec4 a[]; };
 layout(std430, set = 0, binding = 1) readonly buffer B { uvec4 b[]; };       // [k, n], or [n, k] if TRANS_B
 layout(std430, set = 0, binding = 2) writeonly buffer C { float c[]; };      // [m, n]
@@ -34,26 +33,26 @@ layout(constant_id = 10) const uint COLUMN_MATRICES = 4;
 layout(constant_id = 11) const uint STEP = 32;  // terms of a share, a multiple of SIDE
 layout(constant_id = 12) const uint SHARES = 1; // shares in shared memory: 1 or 2
 layout(constant_id = 13) const uint CHUNK = 16; // a multiple of SIDE; divides STEP or is a multiple of it
-layout(constant_id = 14) const uint LOW_SHIFT = 11; // low parts are stored times 2^LOW_SHIFT; 0 if CHUNK > STEP
+layout(constant_id = 14) const uint LOW_SHIFT = 11; // low parts are times 2^LOW_SHIFT; 0 if CHUNK > STEP
 layout(constant_id = 15) const uint AHEAD = 1;  // the next share is fetched before this one is multiplied
-layout(constant_id = 16) const uint A_SPLIT = 1;
-layout(constant_id = 17) const uint B_SPLIT = 1;
-layout(constant_id = 18) const uint SIDE = 16;  // rows, columns and terms of the matrices, 8 or 16
-layout(constant_id = 19) const uint INVOCATIONS = 128;
-layout(local_size_x_id = 20) in; // the same; at least as many subgroups as SUBGROUPS
+layout(constant_id = 16) const uint SIDE = 16;  // rows, columns and terms of the matrices, 8 or 16
+layout(constant_id = 17) const uint INVOCATIONS = 128;
+layout(local_size_x_id = 18) in; // the same; at least as many subgroups as SUBGROUPS
 
 const uint SUBGROUPS_ACROSS = TILE_COLUMNS / (SIDE * COLUMN_MATRICES);
 const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
 
-// A share lies in shared memory as lines of stored rows, in eights of elements (uvec4), and one more, so that the
-// lines of a matrix meet different banks: the high parts, then the low parts, these elsewhere in the banks.
+// A share lies in shared memory as lines of stored rows, in eights of elements (uvec4), and one more, so that
+// the lines of a matrix meet different banks: the high parts, then the low parts, elsewhere in the banks.
+#define BY_ROWS gl_CooperativeMatrixLayoutRowMajor
+#define BY_COLUMNS gl_CooperativeMatrixLayoutColumnMajor
 const uint LEFT_LINES = TRANS_A != 0 ? STEP : TILE_ROWS;
 const uint LEFT_OCTS = (TRANS_A != 0 ? TILE_ROWS : STEP) / 8;
 const uint LEFT_PITCH = LEFT_OCTS + 1;
 const uint LEFT_LOW = (LEFT_LINES * LEFT_PITCH + 7) / 8 * 8 + (LEFT_OCTS == 2 ? 6 : 4);
 const uint LEFT_SHARE = LEFT_LOW + LEFT_LINES * LEFT_PITCH;
 const uint LEFT_FETCHES = TILE_ROWS * STEP / (4 * INVOCATIONS);
-const int LEFT_LAYOUT = TRANS_A != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
+const int LEFT_LAYOUT = TRANS_A != 0 ? BY_COLUMNS : BY_ROWS;
 
 const uint RIGHT_LINES = TRANS_B != 0 ? TILE_COLUMNS : STEP;
 const uint RIGHT_OCTS = (TRANS_B != 0 ? STEP : TILE_COLUMNS) / 8;
@@ -61,7 +60,7 @@ const uint RIGHT_PITCH = RIGHT_OCTS + 1;
 const uint RIGHT_LOW = (RIGHT_LINES * RIGHT_PITCH + 7) / 8 * 8 + (RIGHT_OCTS == 2 ? 6 : 4);
 const uint RIGHT_SHARE = RIGHT_LOW + RIGHT_LINES * RIGHT_PITCH;
 const uint RIGHT_FETCHES = TILE_COLUMNS * STEP / (4 * INVOCATIONS);
-const int RIGHT_LAYOUT = TRANS_B != 0 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
+const int RIGHT_LAYOUT = TRANS_B != 0 ? BY_COLUMNS : BY_ROWS;
 
 const uint STAGED = SUBGROUPS * SIDE * SIDE / 4;
 shared uvec4 left_tile[SHARES * LEFT_SHARE > STAGED ? SHARES * LEFT_SHARE : STAGED];
@@ -84,78 +83,46 @@ uvec4 fetch_right(uint start, uint row, uint column, uint quad) {
     return inside ? b[at] : uvec4(0);
 }
 
-// Which fours of words of a share an invocation fetches: of split factors neighbours fetch neighbours; of floats
-// an invocation fetches eights of elements, two fours each.
-uint fetched(uint i, uint is_split) {
-    uint lane = gl_LocalInvocationIndex;
-    return is_split != 0 ? lane + i * INVOCATIONS : 2 * (lane + i / 2 * INVOCATIONS) + i % 2;
-}
-
 uvec4 next_left[LEFT_FETCHES];
 uvec4 next_right[RIGHT_FETCHES];
 
 void fetch_share(uint a_start, uint b_start, uvec2 corner, uint term) {
     uvec2 first = TRANS_A != 0 ? uvec2(term, corner.y) : uvec2(corner.y, term);
     [[unroll]] for (uint i = 0; i < LEFT_FETCHES; ++i) {
-        uint index = fetched(i, A_SPLIT);
+        uint index = gl_LocalInvocationIndex + i * INVOCATIONS;
         uint quads = 2 * LEFT_OCTS;
         next_left[i] = fetch_left(a_start, first.x + index / quads, first.y, index % quads);
     }
     first = TRANS_B != 0 ? uvec2(corner.x, term) : uvec2(term, corner.x);
     [[unroll]] for (uint i = 0; i < RIGHT_FETCHES; ++i) {
-        uint index = fetched(i, B_SPLIT);
+        uint index = gl_LocalInvocationIndex + i * INVOCATIONS;
         uint quads = 2 * RIGHT_OCTS;
         next_right[i] = fetch_right(b_start, first.x + index / quads, first.y, index % quads);
     }
 }
 
-// Eight floats as their high parts and their low parts. A low part of infinity is NaN, which is as good.
-void split(uvec4 words[2], int shift, out uvec4 high, out uvec4 low) {
-    float scale = power_of_two(shift);
-    [[unroll]] for (uint pair = 0; pair < 4; ++pair) {
-        vec2 x = uintBitsToFloat(pair % 2 == 0 ? words[pair / 2].xy : words[pair / 2].zw) * scale;
-        high[pair] = packHalf2x16(x);
-        precise vec2 rest = x - unpackHalf2x16(high[pair]);
-        low[pair] = packHalf2x16(LOW_SHIFT != 0 ? rest * power_of_two(int(LOW_SHIFT)) : rest);
+void store_share(uint share) {
+    [[unroll]] for (uint i = 0; i < LEFT_FETCHES; ++i) {
+        uint index = gl_LocalInvocationIndex + i * INVOCATIONS;
+        uint place = index / (2 * LEFT_OCTS) * LEFT_PITCH + index % (2 * LEFT_OCTS) / 2;
+        left_tile[share * LEFT_SHARE + index % 2 * LEFT_LOW + place] = next_left[i];
     }
-}
-
-void store_share(uint share, int a_shift, int b_shift) {
-    [[unroll]] for (uint i = 0; i < LEFT_FETCHES; i += A_SPLIT != 0 ? 1 : 2) {
-        uint index = fetched(i, A_SPLIT);
-        uint place = share * LEFT_SHARE + index / (2 * LEFT_OCTS) * LEFT_PITCH + index % (2 * LEFT_OCTS) / 2;
-        if (A_SPLIT != 0) {
-            left_tile[place + index % 2 * LEFT_LOW] = next_left[i];
-        } else {
-            uvec4 words[2] = uvec4[2](next_left[i], next_left[i + 1]);
-            uvec4 high, low;
-            split(words, a_shift, high, low);
-            left_tile[place] = high;
-            left_tile[place + LEFT_LOW] = low;
-        }
-    }
-    [[unroll]] for (uint i = 0; i < RIGHT_FETCHES; i += B_SPLIT != 0 ? 1 : 2) {
-        uint index = fetched(i, B_SPLIT);
-        uint place = share * RIGHT_SHARE + index / (2 * RIGHT_OCTS) * RIGHT_PITCH + index % (2 * RIGHT_OCTS) / 2;
-        if (B_SPLIT != 0) {
-            right_tile[place + index % 2 * RIGHT_LOW] = next_right[i];
-        } else {
-            uvec4 words[2] = uvec4[2](next_right[i], next_right[i + 1]);
-            uvec4 high, low;
-            split(words, b_shift, high, low);
-            right_tile[place] = high;
-            right_tile[place + RIGHT_LOW] = low;
-        }
+    [[unroll]] for (uint i = 0; i < RIGHT_FETCHES; ++i) {
+        uint index = gl_LocalInvocationIndex + i * INVOCATIONS;
+        uint place = index / (2 * RIGHT_OCTS) * RIGHT_PITCH + index % (2 * RIGHT_OCTS) / 2;
+        right_tile[share * RIGHT_SHARE + index % 2 * RIGHT_LOW + place] = next_right[i];
     }
 }
 
 // Where a matrix of a share begins: `along` the tile's rows or columns, `term` terms into the share.
 uint left_at(uint share, uint along, uint term) {
-    return share * LEFT_SHARE + (TRANS_A != 0 ? term * LEFT_PITCH + along / 8 : along * LEFT_PITCH + term / 8);
+    uint inside = TRANS_A != 0 ? term * LEFT_PITCH + along / 8 : along * LEFT_PITCH + term / 8;
+    return share * LEFT_SHARE + inside;
 }
 
 uint right_at(uint share, uint along, uint term) {
-    return share * RIGHT_SHARE + (TRANS_B != 0 ? along * RIGHT_PITCH + term / 8 : term * RIGHT_PITCH + along / 8);
+    uint inside = TRANS_B != 0 ? along * RIGHT_PITCH + term / 8 : term * RIGHT_PITCH + along / 8;
+    return share * RIGHT_SHARE + inside;
 }
 
 #define SUM coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>
@@ -237,8 +204,8 @@ void end_chunk() {
     }
 }
 
-// Writes a matrix of C that an edge may cut off, element by element, by way of the subgroup's own part of shared
-// memory. All subgroups of a workgroup come here as often.
+// Writes a matrix of C that an edge may cut off, element by element, by way of the subgroup's own part of
+// shared memory. All subgroups of a workgroup come here as often.
 void store_cut(SUM total, bool sums, uint c_start, uint row, uint column) {
     uint staging = gl_SubgroupID * (SIDE * SIDE / 4);
     if (sums) {
@@ -249,7 +216,8 @@ void store_cut(SUM total, bool sums, uint c_start, uint row, uint column) {
         uint r = row + i / SIDE;
         uint col = column + i % SIDE;
         if (sums && r < push.m && col < push.n) {
-            c[c_start + r * push.ldc + col] = finished(uintBitsToFloat(left_tile[staging + i / 4][i % 4]), col);
+            float x = uintBitsToFloat(left_tile[staging + i / 4][i % 4]);
+            c[c_start + r * push.ldc + col] = finished(x, col);
         }
     }
     barrier();
@@ -289,10 +257,8 @@ void main() {
     uint end = end_of_terms(corner.y + TILE_ROWS);
     uint first = first_term(corner.y) / STEP * STEP;
     uint share = 0;
-    int a_shift = shift_of(a_largest[0]);
-    int b_shift = shift_of(b_largest[0]);
     fetch_share(a_start, b_start, corner, first);
-    store_share(share, a_shift, b_shift);
+    store_share(share);
     barrier();
     for (uint term = first; term < end; term += STEP) {
         bool more = term + STEP < end;
@@ -314,14 +280,14 @@ void main() {
             fetch_share(a_start, b_start, corner, term + STEP);
         }
         if (more) {
-            store_share(share, a_shift, b_shift);
+            store_share(share);
         }
         barrier();
     }
     bool inside = WHOLE != 0
         || (WIDE_C != 0 && corner.y + TILE_ROWS <= push.m && corner.x + TILE_COLUMNS <= push.n);
     // In two steps: the whole scale may not be a number where the scaled sum is one.
-    int exponent = -a_shift - b_shift;
+    int exponent = -shift_of(a_largest[0]) - shift_of(b_largest[0]);
     float scale = power_of_two(exponent / 2);
     float rest = power_of_two(exponent - exponent / 2);
     [[unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) {

@@ -2,7 +2,7 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #pragma hlx fast
-// The largest finite magnitude of a tensor, as the bits of a float: of each workgroup's elements. The largest of
+// The largest finite magnitude of each workgroup's share of a tensor, as the bits of a float. The largest of
 // these is the tensor's; the order of comparing does not matter.
 layout(local_size_x = 256) in;
 

@@ -2,8 +2,8 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #pragma hlx fast
-// Splits f32 numbers into two 16-bit floats each, as products on matrix units take them: of every eight numbers
-// the eight high parts, then the eight low parts, two to a word, the first one low.
+// Splits f32 numbers into two 16-bit floats each, as products on matrix units take them: of every eight
+// numbers the eight high parts, then the eight low parts, two to a word, the first one low.
 layout(local_size_x = 256) in;
 
 #include "halves.glsl"
@@ -73,7 +73,8 @@ void main() {
     }
     float scale = power_of_two(shift_of(found));
     uint group = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
-    [[unroll]] for (uint j = 0; j < 4; ++j) {
+    // Less code is read sooner, which is what short tensors wait for.
+    [[dont_unroll]] for (uint j = 0; j < 4; ++j) {
         uint i = (group * 4 + j) * gl_WorkGroupSize.x + lane;
         if (8 * i >= push.count) {
             break;

@@ -1,6 +1,6 @@
-//! Products of factors split into two 16-bit floats an element are as close to the exact ones as any f32 product,
-//! write the whole result and nothing else, and give the same bits on every run. On a device whose matrix units
-//! take no such floats, only what can be said without them is tested.
+//! Products of factors split into two 16-bit floats an element are as close to the exact ones as any f32
+//! product, write the whole result and nothing else, and give the same bits on every run. On a device whose
+//! matrix units take no such floats, only what can be said without them is tested.
 
 #[path = "common/closeness.rs"]
 mod closeness;
@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use hlx::exact::{fill_normal, random_u32};
 use hlx::ops::Recorder;
-use hlx::ops::gemm::halves::{self, HalvesPlan, HalvesTile, LOW_SHIFT, Source, TILES};
+use hlx::ops::gemm::halves::{self, HalvesPlan, HalvesTile, TILES};
 use hlx::ops::gemm::{Gemm, Matrix, Pass};
-use hlx::ops::halves::{find_largest, largest, split, split_words};
+use hlx::ops::split::{split, split_words};
 use hlx::precision::Precision;
 use hlx::recording::{
-    Dispatch, Executor, Factor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View, align_words,
+    Dispatch, Executor, Factor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View,
+    align_words,
 };
 use hlx::vulkan::{Device, Kind, VulkanExecutor};
 
@@ -31,11 +32,6 @@ const TOLERANCE: f64 = 1e-6;
 /// Small, because software Vulkan takes long to build a large tile's kernel. A chunk is a matrix' side.
 fn tile(units: MatrixUnits) -> HalvesTile {
     HalvesTile { shares: 2, chunk: units.side as usize, ..HalvesTile::new([32, 32], [16, 16]) }
-}
-
-/// The same for factors that are split on the way, of which every invocation fetches eight elements at a time.
-fn longer_tile(units: MatrixUnits) -> HalvesTile {
-    HalvesTile { step: 32, ..tile(units) }
 }
 
 const WHOLE_SUMS: usize = 1 << 20;
@@ -52,14 +48,8 @@ fn open() -> Option<(Arc<Device>, MatrixUnits)> {
     units.map(|units| (device, units))
 }
 
-/// A product with all that goes before: its factors are split into the room, or only measured.
-fn record(
-    gemm: &Gemm,
-    room: View,
-    units: MatrixUnits,
-    plan: &HalvesPlan,
-    is_split: [bool; 2],
-) -> Vec<Dispatch> {
+/// A product with all that goes before: its factors are split into the room.
+fn record(gemm: &Gemm, room: View, units: MatrixUnits, plan: &HalvesPlan) -> Vec<Dispatch> {
     let mut recorder = Recorder::new(Traits::PLAIN, None);
     let mut next = 0;
     let mut take = |words: usize| {
@@ -67,27 +57,22 @@ fn record(
         next += align_words(words);
         view
     };
-    let factors = [(gemm.a.view, is_split[0]), (gemm.b.view, is_split[1])];
-    let sources = factors.map(|(numbers, is_split)| {
-        let view = take(split_words(if is_split { numbers.words } else { 1 }));
-        if is_split {
-            split(&mut recorder, numbers, view, plan.tile.low_shift);
-            return Source::of_split(view);
-        }
-        find_largest(&mut recorder, numbers, view);
-        Source { numbers, largest: largest(view), is_split }
+    let factors = [gemm.a.view, gemm.b.view].map(|factor| {
+        let view = take(split_words(factor.words));
+        split(&mut recorder, factor, view, plan.tile.low_shift);
+        view
     });
     let words = plan.partial_words(&gemm.problem());
     let alone = gemm.batch_outer * gemm.batch_inner == 1;
     let partials = (words > 0 && alone).then(|| take(words));
-    halves::record(gemm, sources, units, plan, partials).into_iter().for_each(|d| recorder.add(d));
+    halves::record(gemm, factors, units, plan, partials).into_iter().for_each(|d| recorder.add(d));
     recorder.dispatches
 }
 
 fn check_plan(cases: &[Case], plan: impl Fn(MatrixUnits) -> HalvesPlan) {
     let Some((device, units)) = open() else { return };
     let plan = plan(units);
-    check(&device, cases, TOLERANCE, |gemm, room| record(gemm, room, units, &plan, [true; 2]));
+    check(&device, cases, TOLERANCE, |gemm, room| record(gemm, room, units, &plan));
     common::assert_silent(&device);
 }
 
@@ -105,7 +90,8 @@ fn possible(cases: Vec<Case>) -> Vec<Case> {
 
 #[test]
 fn shapes_layouts_batches_and_triangles() {
-    let own = [[8, 8, 8], [7, 40, 64], [72, 24, 40], [64, 96, 32], [100, 264, 104], [1, 600, 8], [200, 16, 8]];
+    let own =
+        [[8, 8, 8], [7, 40, 64], [72, 24, 40], [64, 96, 32], [100, 264, 104], [1, 600, 8], [200, 16, 8]];
     let own = own.iter().enumerate().flat_map(|(i, &sizes)| {
         Case { use_bias: i % 2 == 0, gap: [0, 8][i % 2], ..Case::new(sizes) }.transposed()
     });
@@ -126,19 +112,6 @@ fn sums_in_blocks() {
     let cases = possible(long_sums().into_iter().chain(even).collect());
     assert!(cases.len() > 10, "{} cases", cases.len());
     check_plan(&cases, |units| HalvesPlan { tile: tile(units), block_terms: 192 });
-}
-
-/// Factors that are split on the way.
-#[test]
-fn factors_as_they_are() {
-    let Some((device, units)) = open() else { return };
-    let odd = Case { use_bias: true, gap: 8, ..Case::new([72, 24, 40]) };
-    let cases: Vec<Case> = [odd, Case::new([64, 96, 32])].into_iter().flat_map(Case::transposed).collect();
-    for (low_shift, is_split) in [(0, [false; 2]), (LOW_SHIFT, [true, false]), (LOW_SHIFT, [false, true])] {
-        let plan = HalvesPlan { tile: HalvesTile { low_shift, ..longer_tile(units) }, block_terms: WHOLE_SUMS };
-        check(&device, &cases, TOLERANCE, |gemm, room| record(gemm, room, units, &plan, is_split));
-    }
-    common::assert_silent(&device);
 }
 
 /// One share, longer steps, other orders of tiles; long chunks, whose low parts are stored as they are.
@@ -173,13 +146,7 @@ fn the_tiles_of_gpus() {
 const SIZES: [usize; 3] = [40, 304, 48];
 
 /// The product of these factors, in f64 and on the device.
-fn products_of(
-    device: &Arc<Device>,
-    units: MatrixUnits,
-    a: &[f32],
-    b: &[f32],
-    is_split: [bool; 2],
-) -> [Vec<f64>; 2] {
+fn products_of(device: &Arc<Device>, units: MatrixUnits, a: &[f32], b: &[f32]) -> [Vec<f64>; 2] {
     let [m, k, n] = SIZES;
     let mut program = Program::default();
     let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
@@ -187,8 +154,8 @@ fn products_of(
     let room = add("room", 1 << 18);
     let gemm =
         Gemm::new(Pass::Forward, SIZES, Matrix::new(a_view, k), Matrix::new(b_view, n), Matrix::new(c, n));
-    let plan = HalvesPlan { tile: longer_tile(units), block_terms: WHOLE_SUMS };
-    program.add_recording("product", record(&gemm, room, units, &plan, is_split));
+    let plan = HalvesPlan { tile: tile(units), block_terms: WHOLE_SUMS };
+    program.add_recording("product", record(&gemm, room, units, &plan));
     let mut executor = VulkanExecutor::load(device, program).unwrap();
     for (view, values) in [(a_view, a), (b_view, b), (c, &vec![f32::NAN; m * n])] {
         executor.write(view, bytemuck::cast_slice(values)).unwrap();
@@ -229,11 +196,9 @@ fn large_and_small_numbers() {
         ("large", normal(m * k, 1e18, 1), normal(k * n, 1e18, 2)),
         ("spread", spread(normal(m * k, 1.0, 1), 3), spread(normal(k * n, 1.0, 2), 4)),
     ] {
-        for is_split in [[true; 2], [false; 2]] {
-            let [wanted, got] = products_of(&device, units, &a, &b, is_split);
-            let error = error(&wanted, &got);
-            assert!(error <= TOLERANCE / 2.0, "{what}: {error:e}");
-        }
+        let [wanted, got] = products_of(&device, units, &a, &b);
+        let error = error(&wanted, &got);
+        assert!(error <= TOLERANCE / 2.0, "{what}: {error:e}");
     }
     common::assert_silent(&device);
 }
@@ -247,7 +212,7 @@ fn small_rows_keep_their_digits() {
     for (i, row) in a.chunks_mut(k).enumerate() {
         row.iter_mut().for_each(|x| *x *= 2.0_f32.powi(-(i as i32)));
     }
-    let [wanted, got] = products_of(&device, units, &a, &b, [true; 2]);
+    let [wanted, got] = products_of(&device, units, &a, &b);
     let errors: Vec<f64> = wanted.chunks(n).zip(got.chunks(n)).map(|(x, y)| error(x, y)).collect();
     println!("by powers of two below the largest: {errors:?}");
     assert!(errors[..25].iter().all(|&error| error <= TOLERANCE / 2.0), "{errors:?}");
@@ -260,9 +225,9 @@ fn small_rows_keep_their_digits() {
 fn zeros() {
     let Some((device, units)) = open() else { return };
     let [m, k, n] = SIZES;
-    let [_, got] = products_of(&device, units, &vec![0.0; m * k], &normal(k * n, 1.0, 2), [true; 2]);
+    let [_, got] = products_of(&device, units, &vec![0.0; m * k], &normal(k * n, 1.0, 2));
     assert!(got.iter().all(|&x| x == 0.0));
-    let [_, got] = products_of(&device, units, &vec![0.0; m * k], &vec![-0.0; k * n], [false; 2]);
+    let [_, got] = products_of(&device, units, &vec![0.0; m * k], &vec![-0.0; k * n]);
     assert!(got.iter().all(|&x| x == 0.0));
 }
 
@@ -275,13 +240,11 @@ fn what_is_not_finite_is_seen() {
         let (mut a, mut b) = (normal(m * k, 1.0, 1), normal(k * n, 1.0, 2));
         a[3 * k + 17] = bad;
         b[100 * n + 5] = bad;
-        for is_split in [[true; 2], [false; 2]] {
-            let [wanted, got] = products_of(&device, units, &a, &b, is_split);
-            for (at, (wanted, got)) in wanted.iter().zip(&got).enumerate() {
-                let touched = at / n == 3 || at % n == 5;
-                assert_eq!(got.is_finite(), !touched, "{bad} at {at}: {got} for {wanted}");
-                assert!(touched || (got - wanted).abs() < 1e-3, "{bad} at {at}: {got} for {wanted}");
-            }
+        let [wanted, got] = products_of(&device, units, &a, &b);
+        for (at, (wanted, got)) in wanted.iter().zip(&got).enumerate() {
+            let touched = at / n == 3 || at % n == 5;
+            assert_eq!(got.is_finite(), !touched, "{bad} at {at}: {got} for {wanted}");
+            assert!(touched || (got - wanted).abs() < 1e-3, "{bad} at {at}: {got} for {wanted}");
         }
     }
     common::assert_silent(&device);
@@ -330,5 +293,9 @@ fn f32_takes_matrix_units_where_they_are_faster() {
     let mixed = Traits { precision: Precision::Mixed, matrix_units: Some(units), ..traits };
     assert_eq!(kernels(mixed, large, 1).last(), Some(&"gemm_f16"));
     assert_eq!(kernels(Traits { shared_memory_bytes: 4096, ..traits }, large, 1), ["gemm_fast"]);
-    assert!(kernels(Traits { precision: Precision::Exact, ..traits }, large, 1).iter().all(|k| k.contains("tiled")));
+    assert!(
+        kernels(Traits { precision: Precision::Exact, ..traits }, large, 1)
+            .iter()
+            .all(|k| k.contains("tiled"))
+    );
 }

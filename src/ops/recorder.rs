@@ -1,10 +1,10 @@
 //! Collects the dispatches of a recording, and lends them room for what they leave in between.
 
-use crate::ops::gemm::halves::{self, HalvesPlan, Source};
+use crate::ops::gemm::halves::{self, HalvesPlan};
 use crate::ops::gemm::units::{self, UnitPlan};
 use crate::ops::gemm::{Gemm, Matrix, Split};
-use crate::ops::split::{LARGEST_WORDS, find_largest, largest, split, split_words};
 use crate::ops::pack::{pack, packed_words};
+use crate::ops::split::{split, split_words};
 use crate::recording::{BufferId, Dispatch, MatrixUnits, Program, RecordingId, Traits, View, align_words};
 
 /// Words that room is lent from in turns, so that neighbours do not wait for each other; more for a product
@@ -123,27 +123,25 @@ impl Recorder {
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
     }
 
-    /// Adds a matrix product of split factors, or of such as are split on the way.
+    /// Adds a matrix product of factors that are split first, unless they lie split in the room.
     pub(super) fn multiply_split(&mut self, gemm: &Gemm, units: MatrixUnits, plan: &HalvesPlan) {
         let partial_words = plan.partial_words(&gemm.problem());
-        let forms = [gemm.a.view, gemm.b.view].into_iter().zip(plan.splits(gemm));
-        let needed = |(view, is_split): (View, bool)| (view, split_form_words(view, is_split));
-        let needs: Vec<_> = forms.clone().map(needed).collect();
-        self.make_room([Some(needs[0]), Some(needs[1])], partial_words);
-        let sources: Vec<Source> =
-            forms.map(|(view, is_split)| self.split(view, is_split, plan.tile.low_shift)).collect();
+        let factors = [gemm.a.view, gemm.b.view];
+        self.make_room(factors.map(|factor| Some((factor, split_words(factor.words)))), partial_words);
+        let factors = factors.map(|factor| self.split(factor, plan.tile.low_shift));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
-        let dispatches = halves::record(gemm, [sources[0], sources[1]], units, plan, partials);
+        let dispatches = halves::record(gemm, factors, units, plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
     }
 
-    /// Makes sure that taking what these sources, in so many words each, and so many words still need drops none
-    /// of them: where it would, the room is used from its start.
+    /// Makes sure that taking what these sources, in so many words each, and so many words still need drops
+    /// none of them: where it would, the room is used from its start.
     fn make_room(&mut self, [a, b]: [Option<(View, usize)>; 2], partial_words: usize) {
         let sources: Vec<(View, usize)> = a.into_iter().chain(b.filter(|_| a != b)).collect();
         loop {
-            let missing = sources.iter().filter(|(source, words)| self.place(source, *words).is_none());
-            let words = missing.map(|(_, words)| align_words(*words)).sum::<usize>() + align_words(partial_words);
+            let missing = sources.iter().filter(|(source, _)| self.place(source).is_none());
+            let words =
+                missing.map(|(_, words)| align_words(*words)).sum::<usize>() + align_words(partial_words);
             let room = self.room.as_mut().expect("a recorder that lends room");
             room.prepare(words);
             let lent = View { buffer: room.buffer, offset: room.next, words: words.max(1) };
@@ -155,29 +153,19 @@ impl Recorder {
         }
     }
 
-    /// Where what lies in a view lies packed, in so many words: they tell the forms apart.
-    fn place(&self, source: &View, words: usize) -> Option<View> {
-        let found = self.packed.iter().find(|(from, to)| from == source && to.words == words);
-        found.map(|(_, packed)| *packed)
+    /// Where what lies in a view lies packed or split.
+    fn place(&self, source: &View) -> Option<View> {
+        self.packed.iter().find(|(from, _)| from == source).map(|(_, packed)| *packed)
     }
 
-    /// What lies in a view, split, or what must be known of it to split it on the way; by dispatches of its own
-    /// unless that was done already.
-    fn split(&mut self, source: View, is_split: bool, low_shift: u32) -> Source {
-        let words = split_form_words(source, is_split);
-        let view = self.place(&source, words).unwrap_or_else(|| {
-            let view = self.take(words);
-            match is_split {
-                true => split(self, source, view, low_shift),
-                false => find_largest(self, source, view),
-            }
+    /// What lies in a view, split; by dispatches of its own unless it is already.
+    fn split(&mut self, source: View, low_shift: u32) -> View {
+        self.place(&source).unwrap_or_else(|| {
+            let view = self.take(split_words(source.words));
+            split(self, source, view, low_shift);
             self.packed.push((source, view));
             view
-        });
-        match is_split {
-            true => Source::of_split(view),
-            false => Source { numbers: source, largest: largest(view), is_split },
-        }
+        })
     }
 
     /// The same factor, packed; by a dispatch of its own unless it is already.
@@ -185,7 +173,7 @@ impl Recorder {
         if factor.packed {
             return factor;
         }
-        let view = self.place(&factor.view, packed_words(factor.view.words)).unwrap_or_else(|| {
+        let view = self.place(&factor.view).unwrap_or_else(|| {
             let view = self.take(packed_words(factor.view.words));
             pack(self, units.factor, factor.gradient, factor.view, view);
             self.packed.push((factor.view, view));
@@ -193,9 +181,4 @@ impl Recorder {
         });
         Matrix { view, ..factor }.packed()
     }
-}
-
-/// Words of a tensor that is split, or of which the largest magnitude alone is known.
-fn split_form_words(tensor: View, is_split: bool) -> usize {
-    if is_split { split_words(tensor.words) } else { LARGEST_WORDS }
 }

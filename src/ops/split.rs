@@ -18,9 +18,6 @@ const SPLIT_ELEMENTS: usize = 256 * 4 * 8;
 const PARTS: usize = VIEW_ALIGNMENT_WORDS;
 const NUMBERS: usize = PARTS + MAX_PARTS;
 
-/// Words that the largest magnitude alone takes.
-pub const LARGEST_WORDS: usize = NUMBERS + 8;
-
 /// Words of so many elements, split: the bits of the largest magnitude, then the numbers.
 pub const fn split_words(elements: usize) -> usize {
     NUMBERS + elements.next_multiple_of(8)
@@ -39,30 +36,6 @@ pub fn numbers(split: View) -> View {
 /// output `[split_words(n)]` from input `[n]`: two dispatches. Low parts are stored times 2^`low_shift`.
 pub fn split(r: &mut Recorder, input: View, output: View, low_shift: u32) {
     assert_eq!(output.words, split_words(input.words), "room for the split tensor");
-    let parts = parts(r, input, output);
-    let count = u32::try_from(input.words).expect("a tensor's elements are counted in 32 bits");
-    r.add(halves_pack::dispatch(
-        halves_pack::Push { count, parts: parts.words as u32 },
-        halves_pack::Specialization { low_shift },
-        halves_pack::Bindings { input, parts, largest: largest(output), output: numbers(output) },
-        flat_groups(input.words, SPLIT_ELEMENTS as u32),
-    ));
-}
-
-/// The largest magnitude alone: output `[LARGEST_WORDS]` from input `[n]`, by two dispatches.
-pub fn find_largest(r: &mut Recorder, input: View, output: View) {
-    let parts = parts(r, input, output);
-    // Of no elements the largest magnitude alone is left.
-    r.add(halves_pack::dispatch(
-        halves_pack::Push { count: 0, parts: parts.words as u32 },
-        Default::default(),
-        halves_pack::Bindings { input, parts, largest: largest(output), output: numbers(output) },
-        [1, 1, 1],
-    ));
-}
-
-/// The largest magnitudes of parts of the input, put into the output's place for them.
-fn parts(r: &mut Recorder, input: View, output: View) -> View {
     let count = u32::try_from(input.words).expect("a tensor's elements are counted in 32 bits");
     let groups = input.words.div_ceil(ELEMENTS_A_PART).min(MAX_PARTS);
     let parts = output.part(PARTS, groups);
@@ -72,5 +45,10 @@ fn parts(r: &mut Recorder, input: View, output: View) -> View {
         halves_largest::Bindings { input, parts },
         [groups as u32, 1, 1],
     ));
-    parts
+    r.add(halves_pack::dispatch(
+        halves_pack::Push { count, parts: groups as u32 },
+        halves_pack::Specialization { low_shift },
+        halves_pack::Bindings { input, parts, largest: largest(output), output: numbers(output) },
+        flat_groups(input.words, SPLIT_ELEMENTS as u32),
+    ));
 }

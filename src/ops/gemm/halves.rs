@@ -8,7 +8,7 @@ use super::interface;
 use super::problem::{Causal, Problem};
 use super::{Gemm, Matrix};
 use crate::kernels::gemm_halves::{Bindings, Push, Specialization, dispatch};
-use crate::ops::split::{largest, numbers};
+use crate::ops::split::{largest, numbers, split_words};
 use crate::precision::Precision;
 use crate::recording::{Dispatch, MatrixUnits, Traits, View};
 
@@ -68,11 +68,27 @@ impl HalvesTile {
         16 * self.shares * (lines[0] + lines[1])
     }
 
-    /// Workgroups that a processor holds at a time, by the registers of their invocations in subgroups of 32.
+    /// Workgroups that a processor holds at a time, by the registers of their invocations in subgroups of 32:
+    /// measured on an NVIDIA H200.
     fn resident(&self) -> usize {
         const REGISTERS: usize = 1 << 16;
-        let of_an_invocation = 110 + self.part_rows * self.part_columns / 32;
+        let of_an_invocation = match (self.step, self.part_rows * self.part_columns) {
+            (32.., _) => 255,
+            (_, 2048..) => 214,
+            _ => 124,
+        };
         (REGISTERS / (32 * self.subgroups() * of_an_invocation)).max(1)
+    }
+
+    /// The share of the best tile's speed that it reaches: measured on an NVIDIA H200 at 4096 x 4096 x 4096.
+    fn efficiency(&self, b_transposed: bool) -> f64 {
+        match (self.rows * self.columns, b_transposed) {
+            (16384.., _) => 1.0,
+            (8192.., false) => 0.91,
+            (8192.., true) => 0.82,
+            (_, false) => 0.84,
+            (_, true) => 0.62,
+        }
     }
 
     fn workgroups(&self, problem: &Problem) -> [usize; 3] {
@@ -85,8 +101,9 @@ impl HalvesTile {
 pub const LOW_SHIFT: u32 = 11;
 
 /// The tiles to choose from, best first.
-pub const TILES: [HalvesTile; 3] = [
-    HalvesTile::new([128, 128], [64, 64]),
+pub const TILES: [HalvesTile; 4] = [
+    HalvesTile { step: 32, chunk: 32, ..HalvesTile::new([128, 128], [64, 32]) },
+    HalvesTile::new([64, 128], [32, 64]),
     HalvesTile::new([128, 64], [64, 32]),
     HalvesTile::new([64, 64], [32, 32]),
 ];
@@ -100,12 +117,13 @@ pub struct HalvesPlan {
     pub block_terms: usize,
 }
 
-/// The device that plans are made for, an NVIDIA H200: the products that a processor adds up in a cycle in
-/// the largest tile, words that memory moves in a cycle, and the cycles that a workgroup and a dispatch
-/// take beside their work.
-const PRODUCTS_A_CYCLE: f64 = 190.0;
+/// The device that plans are made for, an NVIDIA H200: the products that a processor adds up in a cycle in the
+/// largest tile; the terms that it could add up in the time that a tile's start and end take, and the cycles
+/// that a workgroup takes besides; words that memory moves in a cycle; the cycles that a dispatch takes.
+const PRODUCTS_A_CYCLE: f64 = 210.0;
+const TERMS_OF_A_TILE: usize = 120;
+const WORKGROUP_CYCLES: f64 = 1000.0;
 const WORDS_A_CYCLE: f64 = 400.0;
-const WORKGROUP_CYCLES: f64 = 2000.0;
 const DISPATCH_CYCLES: f64 = 5000.0;
 
 /// Blocks are as long as a multiple of this, so that they begin where a share does.
@@ -115,14 +133,11 @@ const BLOCK_UNIT: usize = 64;
 const MAX_BLOCKS: usize = 32;
 const MAX_PARTIAL_WORDS: usize = 1 << 23;
 
-/// Factors of more words are not split beforehand, as it would take as much memory again (1 GiB); shorter ones
-/// are where so many tiles or more read the same elements, and very short ones always.
-const MAX_SPLIT_WORDS: usize = 1 << 28;
-const SPLIT_READERS: usize = 2;
-const MIN_UNSPLIT_WORDS: usize = 1 << 12;
+/// Factors of more words are not split, as it takes as much memory again (4 GiB).
+const MAX_SPLIT_WORDS: usize = 1 << 30;
 
 impl HalvesPlan {
-    /// The plan that takes the least time by a rough estimate; `None` if no tile fits the device's shared memory.
+    /// The plan that takes the least time by a rough estimate; `None` if no tile fits shared memory.
     pub fn best(problem: &Problem, traits: &Traits) -> Option<HalvesPlan> {
         let fitting = (MAX_PARTIAL_WORDS / (problem.m * problem.n)).clamp(1, MAX_BLOCKS);
         let single = problem.batches == 1 && problem.causal == Causal::None;
@@ -148,26 +163,14 @@ impl HalvesPlan {
         }
     }
 
-    /// Which of the factors are split beforehand: those that several tiles read, and no longer than
-    /// [`MAX_SPLIT_WORDS`]. The others are split on the way.
-    pub fn splits(&self, gemm: &Gemm) -> [bool; 2] {
-        let HalvesTile { rows, columns, .. } = self.tile;
-        let readers = [gemm.n.div_ceil(columns), gemm.m.div_ceil(rows)];
-        let is_split = |words: usize, readers: usize| {
-            words <= MIN_UNSPLIT_WORDS || (readers >= SPLIT_READERS && words <= MAX_SPLIT_WORDS)
-        };
-        [is_split(gemm.a.view.words, readers[0]), is_split(gemm.b.view.words, readers[1])]
-    }
-
     /// Cycles of the product without splitting its factors.
     fn cycles(&self, problem: &Problem) -> f64 {
         let blocks = self.blocks(problem);
         let HalvesTile { rows, columns, .. } = self.tile;
         let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
-        let products = (rows * columns * self.block_terms.min(problem.k)) as f64;
-        // Smaller tiles read more memory for the same work.
-        let reuse = 2.0 * (rows * columns) as f64 / (rows + columns) as f64;
-        let efficiency = libm::sqrt((reuse / 128.0).min(1.0));
+        let terms = self.block_terms.min(problem.k) + TERMS_OF_A_TILE;
+        let products = (rows * columns * terms) as f64;
+        let efficiency = self.tile.efficiency(problem.b.trans);
         let one = products / (PRODUCTS_A_CYCLE * efficiency) + WORKGROUP_CYCLES;
         let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
         let summed = if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 };
@@ -175,9 +178,10 @@ impl HalvesPlan {
     }
 }
 
-/// Cycles of splitting a factor: it is read twice and written once. Most are used by two products.
+/// Cycles of splitting a factor: it is read twice and written once, in two dispatches. Most are used by two
+/// products.
 fn splitting_cycles(words: usize) -> f64 {
-    (3 * words) as f64 / WORDS_A_CYCLE / 2.0 + DISPATCH_CYCLES
+    ((3 * words) as f64 / WORDS_A_CYCLE + 2.0 * DISPATCH_CYCLES) / 2.0
 }
 
 /// The units that products of split factors are computed by on a device of these traits, if any are.
@@ -201,40 +205,24 @@ pub fn is_possible(gemm: &Gemm) -> bool {
 pub fn faster(gemm: &Gemm, traits: &Traits) -> Option<HalvesPlan> {
     let problem = gemm.problem();
     let single = problem.batches == 1 && problem.causal == Causal::None;
-    if !single || !is_possible(gemm) {
+    let words = [gemm.a.view.words, gemm.b.view.words];
+    let most = MAX_SPLIT_WORDS.min(traits.max_view_words);
+    if !single || !is_possible(gemm) || words.iter().any(|&words| split_words(words) > most) {
         return None;
     }
     let plan = HalvesPlan::best(&problem, traits)?;
-    let splitting: f64 = [gemm.a.view.words, gemm.b.view.words].into_iter().map(splitting_cycles).sum();
+    let splitting: f64 = words.into_iter().map(splitting_cycles).sum();
     let plain = Plan::best(&problem, MAX_PARTIAL_WORDS / (problem.m * problem.n)).estimate(&problem);
     (plan.cycles(&problem) + splitting < plain).then_some(plan)
 }
 
-/// A factor as the kernel reads it.
-#[derive(Clone, Copy, Debug)]
-pub struct Source {
-    /// The factor's words, or their split parts.
-    pub numbers: View,
-    /// A word with the bits of the largest magnitude.
-    pub largest: View,
-    /// The factor is split; else it is split on the way.
-    pub is_split: bool,
-}
-
-impl Source {
-    /// What [`crate::ops::split::split`] made.
-    pub fn of_split(split: View) -> Source {
-        Source { numbers: numbers(split), largest: largest(split), is_split: true }
-    }
-}
-
-/// A product of the factors `sources`; `partials` has room for [`HalvesPlan::partial_words`] if
+/// A product of factors that lie split in `split`; `partials` has room for [`HalvesPlan::partial_words`] if
 /// there are any.
 ///
 /// Panics if the numbers contradict each other or the views: a program's fault, never a user's.
 pub fn record(
     gemm: &Gemm,
-    sources: [Source; 2],
+    split: [View; 2],
     units: MatrixUnits,
     plan: &HalvesPlan,
     partials: Option<View>,
@@ -242,14 +230,14 @@ pub fn record(
     let blocks = plan.blocks(&gemm.problem());
     match partials {
         Some(partials) if blocks > 1 => {
-            let parts = one(&in_blocks(gemm, blocks, partials), sources, units, plan);
+            let parts = one(&in_blocks(gemm, blocks, partials), split, units, plan);
             vec![parts, finish(gemm, blocks, partials)]
         }
-        _ => vec![one(gemm, sources, units, plan)],
+        _ => vec![one(gemm, split, units, plan)],
     }
 }
 
-fn one(gemm: &Gemm, [a, b]: [Source; 2], units: MatrixUnits, plan: &HalvesPlan) -> Dispatch {
+fn one(gemm: &Gemm, [a, b]: [View; 2], units: MatrixUnits, plan: &HalvesPlan) -> Dispatch {
     let (problem, tile) = (gemm.problem(), plan.tile);
     assert!(is_possible(gemm), "rows that are not whole eights: {problem:?}");
     let bias_words = gemm.bias.map_or(0, |bias| bias.words);
@@ -265,11 +253,9 @@ fn one(gemm: &Gemm, [a, b]: [Source; 2], units: MatrixUnits, plan: &HalvesPlan) 
         && problem.k.is_multiple_of(tile.step)
         && wide_c;
     let invocations = word(tile.subgroups()) * units.subgroup_size;
-    for (side, source) in [(tile.rows, &a), (tile.columns, &b)] {
-        // Invocations fetch as many fours of words each, and of floats eights.
-        let fetched = if source.is_split { 4 } else { 8 } * invocations as usize;
-        assert!((side * tile.step).is_multiple_of(fetched), "{tile:?} by {invocations} invocations");
-    }
+    // Invocations fetch as many fours of words each.
+    let even = |side: usize| (side * tile.step).is_multiple_of(4 * invocations as usize);
+    assert!(even(tile.rows) && even(tile.columns), "{tile:?} by {invocations} invocations");
     let specialization = Specialization {
         trans_a: problem.a.trans.into(),
         trans_b: problem.b.trans.into(),
@@ -287,20 +273,18 @@ fn one(gemm: &Gemm, [a, b]: [Source; 2], units: MatrixUnits, plan: &HalvesPlan) 
         chunk: word(tile.chunk),
         low_shift: tile.low_shift,
         ahead: tile.ahead.into(),
-        a_split: a.is_split.into(),
-        b_split: b.is_split.into(),
         side: units.side,
         invocations,
         local_size_x: invocations,
     };
     let bindings = Bindings {
-        a: a.numbers,
-        b: b.numbers,
+        a: numbers(a),
+        b: numbers(b),
         c: gemm.c.view,
         // Something must be bound where there is no bias; it is not read.
         bias: gemm.bias.unwrap_or(gemm.b.view),
-        a_largest: a.largest,
-        b_largest: b.largest,
+        a_largest: largest(a),
+        b_largest: largest(b),
     };
     let groups = tile.workgroups(&problem).map(|count| {
         assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
