@@ -209,7 +209,8 @@ fn time(device: &Arc<Device>, shape: AttentionShape, traits: &Traits, runs: usiz
         let kernel = dispatch.kernel.name();
         let taken = *variant == taken;
         let name = format!("{kernel} {}", variant.describe(*part));
-        add(dispatch, name);
+        dispatches.push(dispatch);
+        candidates.push(Candidate { part: *part, name, taken, error, runs_ms: Vec::new() });
     }
     let count = dispatches.len();
     built.program.add_recording("attention", dispatches);

@@ -239,7 +239,7 @@ fn compare(device: &Arc<Device>, units: MatrixUnits, (sizes, layout, blocks, ful
         let plan = candidates[id].plan(k);
         let taken = plan == best;
         // A NaN is wrong too.
-        let wrong = !(errors[id] <= TOLERANCE);
+        let wrong = errors[id].is_nan() || errors[id] > TOLERANCE;
         if place < lines || taken || wrong {
             println!(
                 "  {:6.1} TFLOP/s {:7.1} us (model {:7.1}) {}{}{}",
