@@ -1,8 +1,8 @@
 //! GFLOP/s of the matrix product: `cargo bench --bench gemm` on the CPU executor,
 //! `cargo bench --bench gemm -- vulkan [DEVICE]` on a Vulkan device.
 //!
-//! After the device, `tilings` compares tiles of the exact kernels, and `units [LINES [MxKxN:nt...]]` tiles of
-//! the matrix units', the best LINES of each shape.
+//! After the device, `tilings` compares tiles of the exact kernels, and `units [LINES [MxKxN:nt...]]` tiles
+//! of the matrix units', the best LINES of each shape.
 //!
 //! The sizes are the products of a training step of `nano` (batch 12, context 64), then large ones.
 

@@ -3,7 +3,7 @@
 //! `HLX_BASELINE=DIR cargo test --release --test parity` takes another folder of the same form.
 //! `HLX_PARITY_CURVE=FILE` writes the losses and gradient norms, to plot them.
 //! `HLX_PARITY_TOLERANCE=X` sets the bound on losses for a folder whose figures are themselves of f32.
-//! `HLX_PARITY_PRECISION=mixed` follows them in another precision on the Vulkan device, with that one's bounds.
+//! `HLX_PARITY_PRECISION=mixed` follows them in another precision on the Vulkan device, with its bounds.
 
 #[path = "common/baseline.rs"]
 mod baseline;

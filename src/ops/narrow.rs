@@ -1,4 +1,4 @@
-//! Operations on tensors kept in 16 bits, outside the exact contract: for devices whose matrix units are used.
+//! Operations on tensors kept in 16 bits, for devices whose matrix units are used; not of the exact contract.
 
 use super::Recorder;
 use super::column_sum::COLUMN_LANES;
