@@ -118,7 +118,7 @@ pub struct HalvesPlan {
 }
 
 /// The device that plans are made for, an NVIDIA H200: the products that a processor adds up in a cycle in
-/// the largest tile; the terms that it could add up in the time that a tile's start and end take, and the cycles
+/// the largest tile; the terms that it could add up in the time that a tile's start and end take, and cycles
 /// that a workgroup takes besides; words that memory moves in a cycle; the cycles that a dispatch takes.
 const PRODUCTS_A_CYCLE: f64 = 210.0;
 const TERMS_OF_A_TILE: usize = 120;

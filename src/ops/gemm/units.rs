@@ -165,7 +165,7 @@ impl UnitPlan {
         let UnitTile { rows, columns, .. } = self.tile;
         let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
         let products = (rows * columns * self.block_terms.min(problem.k)) as f64;
-        // Smaller tiles read more memory for the same work: a quarter of the tile at more than half the speed.
+        // Smaller tiles read more memory for the same work: a quarter of the tile has over half the speed.
         let reuse = 2.0 * (rows * columns) as f64 / (rows + columns) as f64;
         let efficiency = libm::pow((reuse / 128.0).min(1.0), 0.8);
         let one = products / (PRODUCTS_A_CYCLE * efficiency)
