@@ -285,7 +285,9 @@ mod tests {
         let tried = |half_units| {
             let traits = Traits { half_units, ..traits };
             let results = Trial::new(traits, &traits).results;
-            results.iter().filter(|tried| tried.kernels.contains(&"gemm_halves")).count()
+            // Others may be faster by split factors too.
+            let named = results.iter().filter(|tried| tried.product.is_some_and(|case| case.tile.is_some()));
+            named.filter(|tried| tried.kernels.contains(&"gemm_halves")).count()
         };
         assert_eq!([tried(None), tried(Some(units))], [0, 3 * halves::TILES.len()]);
     }
