@@ -6,6 +6,7 @@ use super::blocks::{finish, in_blocks};
 use super::fast::{Plan, rounds};
 use super::interface;
 use super::problem::{Causal, Problem};
+use super::units::{BLOCK_UNIT, DISPATCH_CYCLES, MAX_BLOCKS, MAX_PARTIAL_WORDS, WORDS_A_CYCLE};
 use super::{Gemm, Matrix};
 use crate::kernels::gemm_halves::{Bindings, Push, Specialization, dispatch};
 use crate::ops::split::{largest, numbers, split_words};
@@ -119,19 +120,10 @@ pub struct HalvesPlan {
 
 /// The device that plans are made for, an NVIDIA H200: the products that a processor adds up in a cycle in
 /// the largest tile; the terms that it could add up in the time that a tile's start and end take, and cycles
-/// that a workgroup takes besides; words that memory moves in a cycle; the cycles that a dispatch takes.
+/// that a workgroup takes besides.
 const PRODUCTS_A_CYCLE: f64 = 210.0;
 const TERMS_OF_A_TILE: usize = 120;
 const WORKGROUP_CYCLES: f64 = 1000.0;
-const WORDS_A_CYCLE: f64 = 400.0;
-const DISPATCH_CYCLES: f64 = 5000.0;
-
-/// Blocks are as long as a multiple of this, so that they begin where a share does.
-const BLOCK_UNIT: usize = 64;
-
-/// The most blocks that a sum is cut into, and the words that their sums may take (32 MiB).
-const MAX_BLOCKS: usize = 32;
-const MAX_PARTIAL_WORDS: usize = 1 << 23;
 
 /// Factors of more words are not split, as it takes as much memory again (4 GiB).
 const MAX_SPLIT_WORDS: usize = 1 << 30;

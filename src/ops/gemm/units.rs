@@ -106,17 +106,17 @@ pub struct UnitPlan {
 /// result and a dispatch take beside their work.
 const PRODUCTS_A_CYCLE: f64 = 690.0;
 const CYCLES_A_US: f64 = 1755.0;
-const WORDS_A_CYCLE: f64 = 400.0;
+pub(super) const WORDS_A_CYCLE: f64 = 400.0;
 const WORKGROUP_CYCLES: f64 = 2000.0;
 const CYCLES_A_RESULT: f64 = 0.25;
-const DISPATCH_CYCLES: f64 = 5000.0;
+pub(super) const DISPATCH_CYCLES: f64 = 5000.0;
 
 /// Blocks are as long as a multiple of this, so that they begin where a share does.
-const BLOCK_UNIT: usize = 64;
+pub(super) const BLOCK_UNIT: usize = 64;
 
 /// The most blocks that a sum is cut into, and the words that their sums may take (32 MiB).
-const MAX_BLOCKS: usize = 32;
-const MAX_PARTIAL_WORDS: usize = 1 << 23;
+pub(super) const MAX_BLOCKS: usize = 32;
+pub(super) const MAX_PARTIAL_WORDS: usize = 1 << 23;
 
 /// Of products of less work, packing takes longer than it saves.
 const MIN_PACKED_FLOPS: u64 = 1 << 29;
