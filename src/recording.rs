@@ -212,8 +212,10 @@ pub struct Traits {
     /// What the results are held to.
     pub precision: Precision,
     /// Workgroup shared memory and barriers are fast (a GPU). False on a CPU-type device, where
-    /// one invocation should compute a whole tile alone.
+    /// one subgroup should compute a whole tile alone.
     pub fast_shared_memory: bool,
+    /// Invocations of a subgroup, if they can hand each other values (shuffles), else 0.
+    pub lanes: u32,
     /// The longest view that a dispatch can bind. What works on a whole arena is dispatched in pieces of
     /// at most this length, cut where no sum is.
     pub max_view_words: usize,
@@ -226,10 +228,11 @@ pub struct Traits {
 }
 
 impl Traits {
-    /// What asks nothing of a device: `exact`, one invocation a tile, no limit.
+    /// What asks nothing of a device: `exact`, one subgroup a tile, no limit.
     pub const PLAIN: Traits = Traits {
         precision: Precision::Exact,
         fast_shared_memory: false,
+        lanes: 8,
         max_view_words: usize::MAX,
         shared_memory_bytes: usize::MAX,
         matrix_units: None,

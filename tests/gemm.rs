@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hlx::cpu::CpuExecutor;
 use hlx::ops::gemm::fast::FastTile;
 use hlx::ops::gemm::{Pass, Split, Tiling};
-use hlx::recording::{Dispatch, Group, Program, Residence};
+use hlx::recording::{Dispatch, Group, Program, Residence, Traits};
 use hlx::vulkan::{Device, VulkanExecutor};
 
 use products::{Case, Loaded, batches_and_triangles, load_gemm, long_sums, run, shapes_and_layouts};
@@ -50,9 +50,14 @@ fn check_both_passes(cases: &[Case], tiling: Tiling) {
 }
 
 #[test]
-fn one_invocation_a_tile() {
-    check_both_passes(&shapes_and_layouts(), Tiling::Alone);
-    check_both_passes(&batches_and_triangles(), Tiling::Alone);
+fn one_subgroup_a_tile() {
+    check_both_passes(&shapes_and_layouts(), alone());
+    check_both_passes(&batches_and_triangles(), alone());
+}
+
+fn alone() -> Tiling {
+    let traits = Traits { fast_shared_memory: false, ..common::open().traits() };
+    Tiling::alone(&traits).expect("the device's subgroups have shuffles")
 }
 
 /// Software drivers end an invocation after 65,535 steps of all its loops together.
@@ -104,7 +109,7 @@ fn larger_shared_tiles() {
 #[test]
 fn products_in_blocks_have_the_bits_of_whole_ones() {
     let device = common::open();
-    for tiling in [Tiling::Alone, shared(FastTile::small(32, 32))] {
+    for tiling in [alone(), shared(FastTile::small(32, 32))] {
         for case in long_sums() {
             let mut program = Program::default();
             let (loaded, gemm) = load_gemm(&mut program, case, Pass::Forward, UNTOUCHED);

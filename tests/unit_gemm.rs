@@ -266,7 +266,7 @@ fn small_gradients_keep_their_digits() {
             Gemm::new(Pass::Backward, [m, k, n], Matrix::new(a, k), Matrix::new(b, n), Matrix::new(c, n));
         let plan = fitting(UnitPlan { tile: TILE, block_terms: WHOLE_SUMS }, units);
         let mut exact = program.clone();
-        exact.add_recording("exact", vec![gemm.record_tiled(Tiling::Alone)]);
+        exact.add_recording("exact", vec![gemm.record_tiled(Tiling::Alone { lanes: 8 })]);
         let mut r = Recorder::new(device.traits(), None);
         let tried = match gradients {
             Gradients::Unknown => gemm,

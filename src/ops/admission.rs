@@ -262,8 +262,9 @@ impl Cases {
     fn products(&mut self) {
         const WIDE: [usize; 3] = [68, 260, 72];
         const NARROW: [usize; 3] = [13, 31, 67];
-        let fast = self.recorder.traits.fast_shared_memory;
-        let small = if fast { Tiling::Shared(FastTile::small(32, 32)) } else { Tiling::Alone };
+        let alone = Tiling::alone(&self.recorder.traits);
+        let fast = alone.is_none();
+        let small = alone.unwrap_or(Tiling::Shared(FastTile::small(32, 32)));
         self.product(Pass::Forward, WIDE, [false, false], small);
         self.product(Pass::Forward, WIDE, [false, true], small);
         self.product(Pass::Backward, WIDE, [false, true], small);

@@ -129,6 +129,7 @@ impl Device {
         Traits {
             precision: Precision::Exact,
             fast_shared_memory: self.info.kind != Kind::Cpu,
+            lanes: if self.info.subgroup_shuffles { self.info.subgroup_size } else { 0 },
             max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
             shared_memory_bytes: self.info.shared_memory_bytes as usize,
             matrix_units: self.info.matrix_units,

@@ -147,8 +147,8 @@ impl Gemm {
             return fast::record(self, &fast::Plan::best(&self.problem(), 1));
         }
         let best = || Tiling::Shared(fast::Plan::best_exact(&self.problem(), false).tile);
-        let tiling = if traits.fast_shared_memory { best() } else { Tiling::Alone };
-        self.record_tiled(tiling)
+        let alone = Tiling::alone(traits);
+        self.record_tiled(alone.unwrap_or_else(best))
     }
 
     /// [`Gemm::record`] with the tiles given: any choice gives the same bits.
@@ -170,7 +170,7 @@ impl Gemm {
         // Something must be bound where there is no bias; it is not read.
         let bias = self.bias.unwrap_or(b);
         match (self.pass, tiling) {
-            (Pass::Forward, Tiling::Alone) => {
+            (Pass::Forward, Tiling::Alone { .. }) => {
                 use kernels::gemm::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
@@ -180,7 +180,7 @@ impl Gemm {
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
             }
-            (Pass::Backward, Tiling::Alone) => {
+            (Pass::Backward, Tiling::Alone { .. }) => {
                 use kernels::gemm_backward::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { input1: a, input2: b, output: c };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
