@@ -12,64 +12,78 @@
 // WIDE_A, WIDE_B and WIDE_C also say that stored rows end at a multiple of four elements.
 layout(constant_id = 5) const uint ROWS = 32; // of a tile, a multiple of 4
 layout(constant_id = 6) const uint QUADS = 2; // fours of columns that an invocation sums
-layout(local_size_x = 8, local_size_x_id = 7) in;
+layout(constant_id = 7) const uint TAIL = 1;  // the number of terms may be no multiple of STEP
+layout(local_size_x = 8, local_size_x_id = 8) in;
 
 const uint LANES = gl_WorkGroupSize.x; // all of one subgroup
 const uint SUMS = ROWS * QUADS;        // fours of sums of an invocation
 const uint STEP = 4;                   // terms that are loaded at once
 const uint LOADS = (ROWS + LANES - 1) / LANES;
 
-vec4 left_quad(uint at) {
-    return WIDE_A != 0 ? LEFT_VEC4[at / 4] : vec4(LEFT[at], LEFT[at + 1], LEFT[at + 2], LEFT[at + 3]);
-}
-
-vec4 right_quad(uint at) {
-    return WIDE_B != 0 ? RIGHT_VEC4[at / 4] : vec4(RIGHT[at], RIGHT[at + 1], RIGHT[at + 2], RIGHT[at + 3]);
-}
-
 // Where four elements, side by side from `first` on, stand in a stored row of `length`.
 uvec4 quad_in_row(uint first, uint length) {
     return min(uvec4(first) + uvec4(0, 1, 2, 3), uvec4(length - 1));
 }
 
-// Quad `index` of the ROWS that hold terms p to p + STEP of the tile's rows: the terms of a row, or four rows
-// of a term.
-vec4 load_left(uint start, uint row, uint p, uint index) {
-    if (TRANS_A == 0) {
-        return left_quad(start + min(row + index, push.m - 1) * push.lda + p);
+// Where an invocation's elements stand, found before any loop: there software Vulkan reads push constants and
+// multiplies addresses for all invocations at once.
+uvec4 left_at[LOADS];    // term 0 of its quads of A: four terms of a row, or four rows of a term
+uint left_one_at[LOADS]; // term 0 of its rows of A, for terms that come one by one
+uint left_step;          // from one term of A to the next
+uvec4 right_at[QUADS];   // term 0 of its columns of B
+uint right_step;
+
+void find_places(uint row, uint column) {
+    uint a_start = batch_start(push.a_first, push.a_outer, push.a_inner);
+    uint b_start = batch_start(push.b_first, push.b_outer, push.b_inner);
+    left_step = TRANS_A != 0 ? push.lda : 1;
+    right_step = TRANS_B != 0 ? 1 : push.ldb;
+    [[unroll]] for (uint l = 0; l < LOADS; ++l) {
+        uint index = min(l * LANES + gl_SubgroupInvocationID, ROWS - 1);
+        uint i = min(row + index, push.m - 1);
+        left_one_at[l] = a_start + i * (TRANS_A != 0 ? 1 : push.lda);
+        if (TRANS_A == 0) {
+            left_at[l] = uvec4(left_one_at[l]) + uvec4(0, 1, 2, 3);
+        } else {
+            uint line = a_start + index / (ROWS / 4) * push.lda;
+            uint first = row + index % (ROWS / 4) * 4;
+            left_at[l] = line + quad_in_row(WIDE_A != 0 ? min(first, push.m - 4) : first, push.m);
+        }
     }
-    uint line = start + (p + index / (ROWS / 4)) * push.lda;
-    uint i = row + index % (ROWS / 4) * 4;
-    if (WIDE_A != 0) {
-        return left_quad(line + min(i, push.m - 4));
+    [[unroll]] for (uint v = 0; v < QUADS; ++v) {
+        uint first = column + v * LANES * 4;
+        uvec4 j = quad_in_row(WIDE_B != 0 && TRANS_B == 0 ? min(first, push.n - 4) : first, push.n);
+        right_at[v] = b_start + j * (TRANS_B != 0 ? push.ldb : 1);
     }
-    uvec4 at = line + quad_in_row(i, push.m);
-    return vec4(LEFT[at.x], LEFT[at.y], LEFT[at.z], LEFT[at.w]);
 }
 
-// Term p of four columns.
-vec4 load_right(uint start, uint p, uint column) {
-    if (WIDE_B != 0 && TRANS_B == 0) {
-        return right_quad(start + p * push.ldb + min(column, push.n - 4));
-    }
-    uvec4 j = quad_in_row(column, push.n);
-    uvec4 at = start + (TRANS_B != 0 ? j * push.ldb + p : p * push.ldb + j);
-    return vec4(RIGHT[at.x], RIGHT[at.y], RIGHT[at.z], RIGHT[at.w]);
+vec4 load_left(uvec4 at) {
+    return WIDE_A != 0 ? LEFT_VEC4[at.x / 4] : vec4(LEFT[at.x], LEFT[at.y], LEFT[at.z], LEFT[at.w]);
 }
 
-// Terms p to p + STEP of four columns.
-void load_right_step(uint start, uint p, uint column, out vec4 right[STEP]) {
+// Four columns of a term.
+vec4 load_right(uvec4 at) {
+    bool wide = WIDE_B != 0 && TRANS_B == 0;
+    return wide ? RIGHT_VEC4[at.x / 4] : vec4(RIGHT[at.x], RIGHT[at.y], RIGHT[at.z], RIGHT[at.w]);
+}
+
+// STEP terms of a column.
+vec4 load_right_terms(uint at) {
+    return WIDE_B != 0 ? RIGHT_VEC4[at / 4] : vec4(RIGHT[at], RIGHT[at + 1], RIGHT[at + 2], RIGHT[at + 3]);
+}
+
+// STEP terms of four columns.
+void load_right_step(uvec4 at, uint step, out vec4 right[STEP]) {
     if (TRANS_B == 0) {
         [[unroll]] for (uint q = 0; q < STEP; ++q) {
-            right[q] = load_right(start, p + q, column);
+            right[q] = load_right(at + q * step);
         }
         return;
     }
-    uvec4 at = start + quad_in_row(column, push.n) * push.ldb + p;
-    vec4 column0 = right_quad(at.x);
-    vec4 column1 = right_quad(at.y);
-    vec4 column2 = right_quad(at.z);
-    vec4 column3 = right_quad(at.w);
+    vec4 column0 = load_right_terms(at.x);
+    vec4 column1 = load_right_terms(at.y);
+    vec4 column2 = load_right_terms(at.z);
+    vec4 column3 = load_right_terms(at.w);
     right[0] = vec4(column0.x, column1.x, column2.x, column3.x);
     right[1] = vec4(column0.y, column1.y, column2.y, column3.y);
     right[2] = vec4(column0.z, column1.z, column2.z, column3.z);
@@ -77,14 +91,14 @@ void load_right_step(uint start, uint p, uint column, out vec4 right[STEP]) {
 }
 
 // Adds terms p to p + STEP.
-void add_step(uint a_start, uint b_start, uint row, uint column, uint p, inout vec4 sum[SUMS]) {
+void add_step(uint p, inout vec4 sum[SUMS]) {
     vec4 left[LOADS];
     [[unroll]] for (uint l = 0; l < LOADS; ++l) {
-        left[l] = load_left(a_start, row, p, min(l * LANES + gl_SubgroupInvocationID, ROWS - 1));
+        left[l] = load_left(left_at[l] + p * left_step);
     }
     vec4 right[QUADS][STEP];
     [[unroll]] for (uint v = 0; v < QUADS; ++v) {
-        load_right_step(b_start, p, column + v * LANES * 4, right[v]);
+        load_right_step(right_at[v] + p * right_step, right_step, right[v]);
     }
     [[unroll]] for (uint i = 0; i < ROWS; ++i) {
         [[unroll]] for (uint q = 0; q < STEP; ++q) {
@@ -99,15 +113,14 @@ void add_step(uint a_start, uint b_start, uint row, uint column, uint p, inout v
 }
 
 // Adds term p, where there are fewer than STEP.
-void add_term(uint a_start, uint b_start, uint row, uint column, uint p, inout vec4 sum[SUMS]) {
+void add_term(uint p, inout vec4 sum[SUMS]) {
     float left[LOADS];
     [[unroll]] for (uint l = 0; l < LOADS; ++l) {
-        uint i = min(row + min(l * LANES + gl_SubgroupInvocationID, ROWS - 1), push.m - 1);
-        left[l] = LEFT[a_start + (TRANS_A != 0 ? p * push.lda + i : i * push.lda + p)];
+        left[l] = LEFT[left_one_at[l] + p * left_step];
     }
     vec4 right[QUADS];
     [[unroll]] for (uint v = 0; v < QUADS; ++v) {
-        right[v] = load_right(b_start, p, column + v * LANES * 4);
+        right[v] = load_right(right_at[v] + p * right_step);
     }
     [[unroll]] for (uint i = 0; i < ROWS; ++i) {
         float x = subgroupShuffle(left[i / LANES], i % LANES);
@@ -117,21 +130,21 @@ void add_term(uint a_start, uint b_start, uint row, uint column, uint p, inout v
     }
 }
 
-// Stores a row's four columns from their totals.
-void store(uint at, uint column, vec4 total, vec4 bias) {
+// Stores a row's four columns, of n, from their totals.
+void store(uint at, uint column, uint n, vec4 total, vec4 bias) {
     vec4 x = total;
     if (push.causal != CAUSAL_BLOCKS) {
         x += bias;
         x = vec4(snap(x.x), snap(x.y), snap(x.z), snap(x.w));
     }
     if (WIDE_C != 0) {
-        if (column < push.n) {
+        if (column < n) {
             RESULT_VEC4[(at + column) / 4] = x;
         }
         return;
     }
     [[unroll]] for (uint i = 0; i < 4; ++i) {
-        if (column + i < push.n) {
+        if (column + i < n) {
             RESULT[at + column + i] = x[i];
         }
     }
@@ -142,11 +155,13 @@ void main() {
     uint first_column = gl_WorkGroupID.x * LANES * 4 * QUADS;
     uint column = first_column + gl_SubgroupInvocationID * 4;
     bool wanted = !is_unwanted(row + ROWS, first_column);
-    uint a_start = batch_start(push.a_first, push.a_outer, push.a_inner);
-    uint b_start = batch_start(push.b_first, push.b_outer, push.b_inner);
+    find_places(row, column);
     uint c_start = batch_start(push.c_first, push.c_outer, push.c_inner);
     uint first = first_term(row) / STEP * STEP;
     uint end = wanted ? end_of_terms(row + ROWS) : 0;
+    uint m = push.m;
+    uint n = push.n;
+    uint ldc = push.ldc;
     vec4 total[SUMS];
     [[unroll]] for (uint i = 0; i < SUMS; ++i) {
         total[i] = vec4(0.0);
@@ -159,10 +174,10 @@ void main() {
         }
         uint p = max(block, first);
         for (; p + STEP <= block_end; p += STEP) {
-            add_step(a_start, b_start, row, column, p, sum);
+            add_step(p, sum);
         }
-        for (; p < block_end; ++p) {
-            add_term(a_start, b_start, row, column, p, sum);
+        for (; TAIL != 0 && p < block_end; ++p) {
+            add_term(p, sum);
         }
         [[unroll]] for (uint i = 0; i < SUMS; ++i) {
             total[i] += sum[i];
@@ -173,8 +188,8 @@ void main() {
         uvec4 from = quad_in_row(j, push.n);
         vec4 bias = vec4(BIAS(from.x), BIAS(from.y), BIAS(from.z), BIAS(from.w));
         [[unroll]] for (uint i = 0; i < ROWS; ++i) {
-            if (wanted && row + i < push.m) {
-                store(c_start + (row + i) * push.ldc, j, total[i * QUADS + v], bias);
+            if (wanted && row + i < m) {
+                store(c_start + (row + i) * ldc, j, n, total[i * QUADS + v], bias);
             }
         }
     }

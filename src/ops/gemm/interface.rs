@@ -99,11 +99,10 @@ pub fn specialization(problem: &Problem, tiling: Tiling) -> Vec<u32> {
             let (rows, quads) = lone_tile(problem, lanes);
             let ends = [problem.stored_a().1, problem.stored_b().1, *n].map(|end| end.is_multiple_of(4));
             let wide = [0, 1, 2].map(|i| u32::from(wide[i] && ends[i]));
-            [&trans[..], &wide, &[rows as u32, quads as u32, lanes]].concat()
+            let tail = !problem.k.is_multiple_of(4);
+            [&trans[..], &wide, &[rows as u32, quads as u32, tail.into(), lanes]].concat()
         }
-        Tiling::Shared(tile) => {
-            [&trans[..], &wide.map(u32::from), &tile.specialization(problem)].concat()
-        }
+        Tiling::Shared(tile) => [&trans[..], &wide.map(u32::from), &tile.specialization(problem)].concat(),
     }
 }
 
@@ -199,8 +198,18 @@ mod tests {
         let tile = |m, n, lanes| {
             let layout = Layout { ld: 100, ..Layout::default() };
             let [a, b, c] = [layout; 3];
-            let problem =
-                Problem { m, k: 1, n, use_bias: false, a, b, c, batch_inner: 1, batches: 1, causal: Causal::None };
+            let problem = Problem {
+                m,
+                k: 1,
+                n,
+                use_bias: false,
+                a,
+                b,
+                c,
+                batch_inner: 1,
+                batches: 1,
+                causal: Causal::None,
+            };
             Tiling::Alone { lanes }.tile(&problem)
         };
         for (m, n, lanes, expected) in [
