@@ -21,12 +21,13 @@ pub enum Tiling {
     Shared(FastTile),
 }
 
-/// The tile of a subgroup of `lanes` that works alone: its rows, and the fours of columns of an invocation. As
-/// large as its sums may be, so that an element that is loaded is used often, and no larger than the product.
+/// The tile of a subgroup of `lanes` that works alone: its rows, and the fours of columns of an invocation.
+/// As large as its sums may be, so that an element that is loaded is used often, and no larger than the
+/// product.
 fn lone_tile(problem: &Problem, lanes: u32) -> (usize, usize) {
     let rows = match problem.m {
-        ..=8 => 8,
-        ..=16 => 16,
+        0..=8 => 8,
+        9..=16 => 16,
         _ => 32,
     };
     (rows, if problem.n > 4 * lanes as usize { 2 } else { 1 })
