@@ -151,8 +151,9 @@ void store(uint at, uint column, uint n, vec4 total, vec4 bias) {
 }
 
 void main() {
-    uint row = gl_WorkGroupID.y * ROWS;
-    uint first_column = gl_WorkGroupID.x * LANES * 4 * QUADS;
+    // Workgroups that follow each other go down the same columns of B, which so stay in a cache.
+    uint row = gl_WorkGroupID.x * ROWS;
+    uint first_column = gl_WorkGroupID.y * LANES * 4 * QUADS;
     uint column = first_column + gl_SubgroupInvocationID * 4;
     bool wanted = !is_unwanted(row + ROWS, first_column);
     find_places(row, column);
