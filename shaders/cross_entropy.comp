@@ -1,7 +1,5 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#extension GL_EXT_control_flow_attributes : require
-#extension GL_KHR_shader_subgroup_basic : require
 // Cross-entropy of each row of logits against its target, and the row's softmax:
 //   losses[n] = log(sum_v exp(logits[n,v] - max)) + max - logits[n,target]
 // A row whose target is IGNORE has loss 0.
@@ -26,14 +24,14 @@ void main() {
     uint base = (live ? row : 0) * push.vocab_size;
 
     float part[ROW_LANES];
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l) {
+    for (uint l = 0; l < LANES_HERE; ++l) {
         part[l] = logits[base];
         for (uint v = lane(l); v < push.vocab_size; v += ROW_LANES)
             part[l] = logits[base + v] > part[l] ? logits[base + v] : part[l];
     }
     float largest = row_max(part);
 
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l) {
+    for (uint l = 0; l < LANES_HERE; ++l) {
         part[l] = 0.0;
         for (uint v = lane(l); v < push.vocab_size; v += ROW_LANES) {
             float e = snap(exp_exact(logits[base + v] - largest));
@@ -45,7 +43,7 @@ void main() {
     float inv_sum = recip(sum);
 
     if (!live) return;
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l)
+    for (uint l = 0; l < LANES_HERE; ++l)
         for (uint v = lane(l); v < push.vocab_size; v += ROW_LANES)
             softmax[base + v] = snap(softmax[base + v] * inv_sum);
     if (gl_LocalInvocationID.x == 0) {

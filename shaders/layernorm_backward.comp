@@ -1,7 +1,5 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#extension GL_EXT_control_flow_attributes : require
-#extension GL_KHR_shader_subgroup_basic : require
 // Gradient of LayerNorm with respect to its input, added to the gradient that bypasses it:
 //   n = (x - mean) * rstd,  g = d_output * gamma
 //   d_input = residual + rstd * (g - sum(g)/C - n * sum(g*n)/C)
@@ -29,14 +27,14 @@ void main() {
     float rstd = stats[2 * (live ? row : 0) + 1];
 
     float part[ROW_LANES];
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l) {
+    for (uint l = 0; l < LANES_HERE; ++l) {
         part[l] = 0.0;
         for (uint c = lane(l); c < push.d_model; c += ROW_LANES)
             part[l] = part[l] + snap(d_output[base + c] * gamma[c]);
     }
     float mean_g = snap(row_sum(part) * push.inv_d_model);
 
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l) {
+    for (uint l = 0; l < LANES_HERE; ++l) {
         part[l] = 0.0;
         for (uint c = lane(l); c < push.d_model; c += ROW_LANES) {
             float n = snap(snap(input_[base + c] - mean) * rstd);
@@ -46,7 +44,7 @@ void main() {
     float mean_gn = snap(row_sum(part) * push.inv_d_model);
 
     if (!live) return;
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l)
+    for (uint l = 0; l < LANES_HERE; ++l)
         for (uint c = lane(l); c < push.d_model; c += ROW_LANES) {
             float n = snap(snap(input_[base + c] - mean) * rstd);
             float g = snap(d_output[base + c] * gamma[c]);

@@ -1,7 +1,5 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#extension GL_EXT_control_flow_attributes : require
-#extension GL_KHR_shader_subgroup_basic : require
 // LayerNorm over the last dimension (Ba et al. 2016): output = (input - mean) * rstd * gamma + beta.
 #include "exact.glsl"
 #include "row.glsl"
@@ -25,13 +23,13 @@ void main() {
     uint base = (live ? row : 0) * push.d_model;
 
     float part[ROW_LANES];
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l) {
+    for (uint l = 0; l < LANES_HERE; ++l) {
         part[l] = 0.0;
         for (uint c = lane(l); c < push.d_model; c += ROW_LANES) part[l] = part[l] + input_[base + c];
     }
     float mean = snap(row_sum(part) * push.inv_d_model);
 
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l) {
+    for (uint l = 0; l < LANES_HERE; ++l) {
         part[l] = 0.0;
         for (uint c = lane(l); c < push.d_model; c += ROW_LANES) {
             float x = snap(input_[base + c] - mean);
@@ -41,7 +39,7 @@ void main() {
     float rstd = rsqrt(row_sum(part) * push.inv_d_model + push.eps);
 
     if (!live) return;
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l)
+    for (uint l = 0; l < LANES_HERE; ++l)
         for (uint c = lane(l); c < push.d_model; c += ROW_LANES) {
             float normalized = snap(snap(input_[base + c] - mean) * rstd);
             output_[base + c] = snap(normalized * gamma[c] + beta[c]);

@@ -1,7 +1,5 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#extension GL_EXT_control_flow_attributes : require
-#extension GL_KHR_shader_subgroup_basic : require
 // Sums of consecutive rows of row_length elements (the last may be shorter), of the elements or of
 // their squares. A long array is summed by applying it again to its own output.
 #include "exact.glsl"
@@ -24,7 +22,7 @@ void main() {
     uint length = push.count - base < push.row_length ? push.count - base : push.row_length;
 
     float part[ROW_LANES];
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l) {
+    for (uint l = 0; l < LANES_HERE; ++l) {
         part[l] = 0.0;
         for (uint i = lane(l); i < length; i += ROW_LANES) {
             float x = input_[base + i];

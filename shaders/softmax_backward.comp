@@ -1,7 +1,5 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#extension GL_EXT_control_flow_attributes : require
-#extension GL_KHR_shader_subgroup_basic : require
 // Gradient of causal softmax, in place: gradient[i,j] comes in as dP and leaves as dS,
 //   dS[i,j] = P[i,j] * (dP[i,j] - D[i]) * scale for j <= i, 0 past the diagonal,
 // with D[i] = dot(d_output[i], output[i]), which equals sum_j P[i,j] dP[i,j] (Dao et al. 2022, eq. 4)

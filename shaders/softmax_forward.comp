@@ -1,7 +1,5 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
-#extension GL_EXT_control_flow_attributes : require
-#extension GL_KHR_shader_subgroup_basic : require
 // Causal softmax of attention scores: row i of each T x T matrix is normalized over columns 0 to i,
 //   output[i,j] = exp(scale*input[i,j] - max) / sum,  and 0 for j > i.
 // Columns past the diagonal of the input are never read.
@@ -24,7 +22,7 @@ void main() {
     uint length = live ? row % push.context + 1 : 1;
 
     float part[ROW_LANES];
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l) {
+    for (uint l = 0; l < LANES_HERE; ++l) {
         part[l] = input_[base] * push.scale;
         for (uint j = lane(l); j < length; j += ROW_LANES) {
             float s = input_[base + j] * push.scale;
@@ -33,7 +31,7 @@ void main() {
     }
     float largest = row_max(part);
 
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l) {
+    for (uint l = 0; l < LANES_HERE; ++l) {
         part[l] = 0.0;
         for (uint j = lane(l); j < length; j += ROW_LANES) {
             float e = snap(exp_exact(input_[base + j] * push.scale - largest));
@@ -44,7 +42,7 @@ void main() {
     float inv_sum = recip(row_sum(part));
 
     if (!live) return;
-    [[unroll]] for (uint l = 0; l < LANES_HERE; ++l)
+    for (uint l = 0; l < LANES_HERE; ++l)
         for (uint j = lane(l); j < push.context; j += ROW_LANES)
             output_[base + j] = j < length ? snap(output_[base + j] * inv_sum) : 0.0;
 }

@@ -182,7 +182,10 @@ fn check_packed(cases: &[(Case, [bool; 3])], plan: UnitPlan) {
         cases.iter().map(|(case, packing)| Packed::load(&mut program, *case, *packing)).collect();
     let room = program.add_buffer("room", 1 << 20, Group::Scratch, Residence::Device);
     let mut exact = program.clone();
-    exact.add_recording("exact", cases.iter().map(|case| case.gemm.record_tiled(Tiling::Alone)).collect());
+    exact.add_recording(
+        "exact",
+        cases.iter().map(|case| case.gemm.record_tiled(Tiling::Alone { lanes: 8 })).collect(),
+    );
     let exact = {
         let mut executor = CpuExecutor::load(exact).unwrap();
         cases.iter().for_each(|case| case.write(&mut executor, units.factor));

@@ -2,14 +2,13 @@
 //
 // ROW_WIDTH invocations share a row and ROWS_PER_GROUP rows share a workgroup. The two change who
 // computes a lane, never its order: a GPU takes 32 invocations a row and a shared-memory tree, a
-// CPU-type device a subgroup a row, or one invocation, and no barrier of a workgroup. Twin of exact::row_sum.
+// CPU-type device one invocation a row and no barrier. Twin of exact::row_sum.
 //
 // Every invocation of a workgroup must call row_sum and row_max equally often.
 
 const uint ROW_LANES = 32;
 
 layout(local_size_x = 32, local_size_y = 4, local_size_x_id = 0, local_size_y_id = 1) in;
-layout(constant_id = 2) const uint ROW_IS_SUBGROUP = 0; // 1: a workgroup is a subgroup, and has one row
 const uint ROW_WIDTH = gl_WorkGroupSize.x;
 const uint ROWS_PER_GROUP = gl_WorkGroupSize.y;
 
@@ -37,26 +36,8 @@ void share_lanes(inout float part[ROW_LANES]) {
     for (uint p = 0; p < ROW_LANES; ++p) part[p] = row_shared[base + p];
 }
 
-// The values of each invocation of a row that is a subgroup, for all of them.
-void share_in_subgroup(float value, out float values[ROW_WIDTH]) {
-    subgroupBarrier();
-    row_shared[gl_LocalInvocationID.x] = value;
-    subgroupBarrier();
-    [[unroll]] for (uint x = 0; x < ROW_WIDTH; ++x) values[x] = row_shared[x];
-}
-
 // part[l] holds the partial sum of lane(l); the result is the same in each invocation of the row.
 float row_sum(inout float part[ROW_LANES]) {
-    if (ROW_IS_SUBGROUP != 0) {
-        // The tree's first levels lie within an invocation.
-        [[unroll]] for (uint s = LANES_HERE / 2; s > 0; s >>= 1)
-            [[unroll]] for (uint l = 0; l < s; ++l) part[l] = part[l] + part[l + s];
-        float sums[ROW_WIDTH];
-        share_in_subgroup(part[0], sums);
-        [[unroll]] for (uint s = ROW_WIDTH / 2; s > 0; s >>= 1)
-            [[unroll]] for (uint p = 0; p < s; ++p) sums[p] = sums[p] + sums[p + s];
-        return sums[0];
-    }
     share_lanes(part);
     for (uint s = ROW_LANES / 2; s > 0; s >>= 1)
         for (uint p = 0; p < s; ++p) part[p] = part[p] + part[p + s];
@@ -65,15 +46,6 @@ float row_sum(inout float part[ROW_LANES]) {
 
 // The largest of the lanes' values.
 float row_max(inout float part[ROW_LANES]) {
-    if (ROW_IS_SUBGROUP != 0) {
-        float here = part[0];
-        [[unroll]] for (uint l = 1; l < LANES_HERE; ++l) here = part[l] > here ? part[l] : here;
-        float values[ROW_WIDTH];
-        share_in_subgroup(here, values);
-        float largest = values[0];
-        [[unroll]] for (uint x = 1; x < ROW_WIDTH; ++x) largest = values[x] > largest ? values[x] : largest;
-        return largest;
-    }
     share_lanes(part);
     float largest = part[0];
     for (uint p = 1; p < ROW_LANES; ++p) largest = part[p] > largest ? part[p] : largest;

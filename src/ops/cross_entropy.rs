@@ -23,11 +23,7 @@ pub fn forward(r: &mut Recorder, logits: View, targets: View, losses: View, soft
     let layout = row_layout(rows, vocab_size, &r.traits);
     r.add(cross_entropy::dispatch(
         cross_entropy::Push { rows: rows as u32, vocab_size: vocab_size as u32 },
-        cross_entropy::Specialization {
-            local_size_x: layout.row_width,
-            local_size_y: layout.rows_per_group,
-            row_is_subgroup: layout.row_is_subgroup,
-        },
+        cross_entropy::Specialization { local_size_x: layout.row_width, local_size_y: layout.rows_per_group },
         cross_entropy::Bindings { logits, targets, losses, softmax },
         layout.groups,
     ));

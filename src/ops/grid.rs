@@ -1,6 +1,5 @@
 //! How many workgroups a kernel needs, and how a CPU twin shares its work among the cores.
 
-use crate::exact::ROW_LANES;
 use crate::recording::Traits;
 
 /// Workgroups in y before x is used: well under Vulkan's guaranteed limit of 65,535.
@@ -28,8 +27,6 @@ pub struct RowLayout {
     pub row_width: u32,
     /// Rows of a workgroup.
     pub rows_per_group: u32,
-    /// 1: a workgroup is a subgroup.
-    pub row_is_subgroup: u32,
     /// Workgroups in x, y and z.
     pub groups: [u32; 3],
 }
@@ -39,30 +36,11 @@ pub struct RowLayout {
 const LONGEST_ROW_ALONE: usize = 16_384;
 
 /// The row kernels' layout for rows of `width` elements on a device: a row shared by 32 invocations where
-/// shared memory is fast, else by a subgroup, or one invocation a row, so that no barrier of a workgroup is
-/// needed. Rows too long for that are always shared by 32.
+/// shared memory is fast or a row is long, else one invocation a row, so that no barrier is needed.
 pub fn row_layout(rows: usize, width: usize, traits: &Traits) -> RowLayout {
-    let lanes = traits.lanes as usize;
-    if traits.fast_shared_memory || width > LONGEST_ROW_ALONE * lanes.max(1) {
-        RowLayout::new(rows, [32, 4], false)
-    } else if lanes > 1 && ROW_LANES.is_multiple_of(lanes) {
-        RowLayout::new(rows, [traits.lanes, 1], true)
-    } else {
-        RowLayout::new(rows, [1, 8], false)
-    }
-}
-
-/// The same for a kernel that sums nothing over the row, where an invocation can have a row for itself.
-pub fn map_layout(rows: usize, width: usize, traits: &Traits) -> RowLayout {
     let shares = traits.fast_shared_memory || width > LONGEST_ROW_ALONE;
-    if shares { row_layout(rows, width, traits) } else { RowLayout::new(rows, [1, 8], false) }
-}
-
-impl RowLayout {
-    fn new(rows: usize, [row_width, rows_per_group]: [u32; 2], row_is_subgroup: bool) -> RowLayout {
-        let groups = flat_groups(rows, rows_per_group);
-        RowLayout { row_width, rows_per_group, row_is_subgroup: row_is_subgroup.into(), groups }
-    }
+    let (row_width, rows_per_group) = if shares { (32, 4) } else { (1, 8) };
+    RowLayout { row_width, rows_per_group, groups: flat_groups(rows, rows_per_group) }
 }
 
 /// Rows of `width` elements that one CPU task takes.

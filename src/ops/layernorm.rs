@@ -53,7 +53,6 @@ impl LayerNorm {
             layernorm_forward::Specialization {
                 local_size_x: layout.row_width,
                 local_size_y: layout.rows_per_group,
-                row_is_subgroup: layout.row_is_subgroup,
             },
             layernorm_forward::Bindings {
                 input,
@@ -102,7 +101,6 @@ impl LayerNorm {
             layernorm_backward::Specialization {
                 local_size_x: layout.row_width,
                 local_size_y: layout.rows_per_group,
-                row_is_subgroup: layout.row_is_subgroup,
             },
             layernorm_backward::Bindings { d_output, input, gamma: self.gamma, stats: self.stats, d_input },
             layout.groups,

@@ -53,11 +53,7 @@ fn record_rows(r: &mut Recorder, input: View, square: bool, output: View) {
     let layout = row_layout(output.words, ROW_LENGTH, &r.traits);
     r.add(reduce_sum::dispatch(
         reduce_sum::Push { count: input.words as u32, row_length: ROW_LENGTH as u32, square: square as u32 },
-        reduce_sum::Specialization {
-            local_size_x: layout.row_width,
-            local_size_y: layout.rows_per_group,
-            row_is_subgroup: layout.row_is_subgroup,
-        },
+        reduce_sum::Specialization { local_size_x: layout.row_width, local_size_y: layout.rows_per_group },
         reduce_sum::Bindings { input, output },
         layout.groups,
     ));

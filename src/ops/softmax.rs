@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Recorder;
-use super::grid::{map_layout, row_layout, rows_per_task, vectorized};
+use super::grid::{row_layout, rows_per_task, vectorized};
 use super::rows::{row_max, row_sum};
 use crate::exact::{exp, recip, snap};
 use crate::kernels::{softmax_backward, softmax_forward};
@@ -54,7 +54,6 @@ pub fn forward(r: &mut Recorder, shape: AttentionShape, scores: View, probs: Vie
         softmax_forward::Specialization {
             local_size_x: layout.row_width,
             local_size_y: layout.rows_per_group,
-            row_is_subgroup: layout.row_is_subgroup,
         },
         softmax_forward::Bindings { input: scores, output: probs },
         layout.groups,
@@ -75,7 +74,7 @@ pub fn backward(
     assert_eq!(gradient.words, shape.score_words(), "their gradient is [B,H,T,T]");
     assert_eq!(output.words, shape.batch * shape.context * shape.n_head * shape.d_head);
     assert!(shape.d_head <= crate::exact::K_BLOCK, "d_head is one block of the dot product's contract");
-    let layout = map_layout(shape.rows(), shape.context, &r.traits);
+    let layout = row_layout(shape.rows(), shape.context, &r.traits);
     r.add(softmax_backward::dispatch(
         softmax_backward::Push {
             rows: shape.rows() as u32,
@@ -87,7 +86,6 @@ pub fn backward(
         softmax_backward::Specialization {
             local_size_x: layout.row_width,
             local_size_y: layout.rows_per_group,
-            row_is_subgroup: layout.row_is_subgroup,
         },
         softmax_backward::Bindings { probs, output, d_output, gradient },
         layout.groups,

@@ -130,6 +130,7 @@ impl Device {
             precision: Precision::Exact,
             fast_shared_memory: self.info.kind != Kind::Cpu,
             lanes: if self.info.subgroup_shuffles { self.info.subgroup_size } else { 0 },
+            moves_pairs: self.info.int64,
             max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
             shared_memory_bytes: self.info.shared_memory_bytes as usize,
             matrix_units: self.info.matrix_units,
@@ -270,7 +271,9 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
     if physical.kernel_statistics {
         extensions.push(khr::pipeline_executable_properties::NAME.as_ptr());
     }
+    let core = vk::PhysicalDeviceFeatures::default().shader_int64(physical.info.int64);
     let mut info = vk::DeviceCreateInfo::default()
+        .enabled_features(&core)
         .queue_create_infos(&queues)
         .enabled_extension_names(&extensions)
         .push_next(&mut vk11)

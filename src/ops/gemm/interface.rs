@@ -37,7 +37,7 @@ impl Tiling {
     /// The tiling without shared memory, for a device where that is faster and possible.
     pub fn alone(traits: &Traits) -> Option<Tiling> {
         let lanes = traits.lanes;
-        (!traits.fast_shared_memory && lanes > 0).then_some(Tiling::Alone { lanes })
+        (traits.wants_eights() && lanes > 0).then_some(Tiling::Alone { lanes })
     }
 
     /// Rows and columns of a workgroup's tile.
@@ -97,17 +97,23 @@ pub fn push(problem: &Problem) -> kernels::gemm::Push {
 /// The specialization constants' values: those of all four kernels, then the tile's.
 pub fn specialization(problem: &Problem, tiling: Tiling) -> Vec<u32> {
     let Problem { a, b, c, n, .. } = problem;
-    let wide = [a, b, c].map(Layout::rows_start_at_quads);
     let trans = [a.trans, b.trans].map(u32::from);
     match tiling {
         Tiling::Alone { lanes } => {
             let (rows, quads) = lone_tile(problem, lanes);
-            let ends = [problem.stored_a().1, problem.stored_b().1, *n].map(|end| end.is_multiple_of(4));
-            let wide = [0, 1, 2].map(|i| u32::from(wide[i] && ends[i]));
+            let ends = [problem.stored_a().1, problem.stored_b().1, *n];
+            let wide = [0, 1, 2].map(|i| match [a, b, c][i] {
+                rows if rows.rows_start_at(8) && ends[i].is_multiple_of(8) => 2,
+                rows if rows.rows_start_at(4) && ends[i].is_multiple_of(4) => 1,
+                _ => 0,
+            });
             let tail = !problem.k.is_multiple_of(4);
             [&trans[..], &wide, &[rows as u32, quads as u32, tail.into(), lanes]].concat()
         }
-        Tiling::Shared(tile) => [&trans[..], &wide.map(u32::from), &tile.specialization(problem)].concat(),
+        Tiling::Shared(tile) => {
+            let wide = [a, b, c].map(|rows| u32::from(rows.rows_start_at_quads()));
+            [&trans[..], &wide, &tile.specialization(problem)].concat()
+        }
     }
 }
 
