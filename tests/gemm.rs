@@ -54,7 +54,7 @@ fn one_subgroup_a_tile() {
     check_both_passes(&shapes_and_layouts(), alone());
     check_both_passes(&batches_and_triangles(), alone());
     // Rows in eights, of tiles that are whole and cut.
-    let sizes = [[128, 528, 256], [40, 72, 24], [72, 264, 136], [16, 20, 8]];
+    let sizes = [[128, 528, 256], [40, 72, 24], [72, 264, 136], [16, 20, 8], [40, 65, 128]];
     let eights =
         sizes.into_iter().map(|sizes| Case { gap: 0, ..Case::new(sizes) }).flat_map(Case::transposed);
     check_both_passes(&eights.collect::<Vec<Case>>(), alone());

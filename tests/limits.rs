@@ -126,7 +126,7 @@ fn the_least_limits_suffice() {
     report("devices with the least limits of Vulkan, the digest of the CPU", lower.len());
 }
 
-/// Whatever the size of a subgroup, then, an exact kernel gives the same; the products', as a test below shows.
+/// Whatever the size of a subgroup, then, an exact kernel gives the same; products, as a test below shows.
 #[test]
 fn no_exact_kernel_but_products_knows_of_subgroups() {
     let mut exact = 0;
@@ -177,7 +177,7 @@ fn arenas_past_the_storage_range_are_worked_on_in_pieces() {
     let device = common::open_simulated(lowered(one_mebibyte)).unwrap();
     let shape = step_shape(&recipe.config, recipe.data.tokenizer.vocab_size());
     let train = hlx::train::program::TrainProgram::new(&shape, device.traits());
-    for kernel in [Kernel::AdamUpdate, Kernel::ReduceSum, Kernel::Accumulate] {
+    for kernel in [Kernel::AdamUpdateEights, Kernel::ReduceSumEights, Kernel::Accumulate] {
         let pieces = train.program.recordings.iter().flat_map(|recording| &recording.dispatches);
         let pieces = pieces.filter(|dispatch| dispatch.kernel == kernel).count();
         assert!(pieces >= 4, "{} comes {pieces} times", kernel.name());

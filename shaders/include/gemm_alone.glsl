@@ -16,6 +16,7 @@ layout(constant_id = 5) const uint ROWS = 32; // of a tile, a multiple of 8
 layout(constant_id = 6) const uint QUADS = 2; // fours of columns that an invocation sums
 layout(constant_id = 7) const uint TAIL = 1;  // the number of terms may be no multiple of STEP
 layout(local_size_x = 8, local_size_x_id = 8) in;
+layout(constant_id = 9) const uint ONE_BLOCK = 0; // the terms of an element are of one block
 
 const uint LANES = gl_WorkGroupSize.x; // all of one subgroup
 const uint SUMS = ROWS * QUADS;        // fours of sums of an invocation
@@ -64,7 +65,7 @@ void find_places(uint row, uint column) {
     [[unroll]] for (uint v = 0; v < QUADS; ++v) {
         uint first = column + 4 * v;
         if (RIGHT_BY_EIGHTS) {
-            first = min(first, push.n - 8);
+            first = min(column, push.n - 8) + 4 * v;
         } else if (WIDE_B != 0 && TRANS_B == 0) {
             first = min(first, push.n - 4);
         }
@@ -161,6 +162,16 @@ void add_term(uint p, inout vec4 sum[SUMS]) {
     }
 }
 
+// Adds terms p to `end`.
+void add_terms(uint p, uint end, inout vec4 sum[SUMS]) {
+    for (; p + STEP <= end; p += STEP) {
+        add_step(p, sum);
+    }
+    for (; TAIL != 0 && p < end; ++p) {
+        add_term(p, sum);
+    }
+}
+
 // Stores a row's four columns, of n, from their values.
 void store(uint at, uint column, uint n, vec4 x) {
     if (WIDE_C != 0) {
@@ -217,21 +228,19 @@ void main() {
     [[unroll]] for (uint i = 0; i < SUMS; ++i) {
         total[i] = vec4(0.0);
     }
-    for (uint block = first / K_BLOCK * K_BLOCK; block < end; block += K_BLOCK) {
-        uint block_end = min(block + K_BLOCK, end);
-        vec4 sum[SUMS];
-        [[unroll]] for (uint i = 0; i < SUMS; ++i) {
-            sum[i] = vec4(0.0);
-        }
-        uint p = max(block, first);
-        for (; p + STEP <= block_end; p += STEP) {
-            add_step(p, sum);
-        }
-        for (; TAIL != 0 && p < block_end; ++p) {
-            add_term(p, sum);
-        }
-        [[unroll]] for (uint i = 0; i < SUMS; ++i) {
-            total[i] += sum[i];
+    if (ONE_BLOCK != 0) {
+        // The total of one sum that is not -0 is that sum.
+        add_terms(first, end, total);
+    } else {
+        for (uint block = first / K_BLOCK * K_BLOCK; block < end; block += K_BLOCK) {
+            vec4 sum[SUMS];
+            [[unroll]] for (uint i = 0; i < SUMS; ++i) {
+                sum[i] = vec4(0.0);
+            }
+            add_terms(max(block, first), min(block + K_BLOCK, end), sum);
+            [[unroll]] for (uint i = 0; i < SUMS; ++i) {
+                total[i] += sum[i];
+            }
         }
     }
     vec4 added[QUADS];

@@ -75,7 +75,7 @@ fn eights(dispatch: &Dispatch) -> Option<(Kernel, usize)> {
 
 /// A kernel's twin is that of the kernel in whose place it stands.
 macro_rules! twins {
-    ($(fn $eights:ident = $module:ident :: $plain:ident ( $($binding:ident),* );)*) => {$(
+    ($(pub fn $eights:ident($module:ident::$plain:ident: $($binding:ident),*);)*) => {$(
         #[doc = concat!("Twin of shaders/", stringify!($eights), ".comp.")]
         pub fn $eights(a: kernels::$eights::Args) {
             $module::$plain(kernels::$plain::Args {
@@ -89,19 +89,20 @@ macro_rules! twins {
 }
 
 twins! {
-    fn gelu_forward_eights = gelu::gelu_forward(input, output);
-    fn gelu_backward_eights = gelu::gelu_backward(input, gradient);
-    fn residual_add_eights = residual::residual_add(stream, branch, output);
-    fn adam_update_eights = adam::adam_update(params, grads, m, v, schedule, factor, spoiled);
-    fn column_partials_eights = column_sum::column_partials(input, partials);
-    fn column_finish_eights = column_sum::column_finish(partials, output);
-    fn reduce_sum_eights = reduce::reduce_sum(input, output);
-    fn layernorm_forward_eights = layernorm::layernorm_forward(input, output, gamma, beta, stats);
-    fn layernorm_backward_eights = layernorm::layernorm_backward(d_output, input, gamma, stats, d_input);
-    fn layernorm_backward_params_eights =
-        layernorm::layernorm_backward_params(d_output, input, stats, partials);
-    fn softmax_forward_eights = softmax::softmax_forward(input, output);
-    fn softmax_backward_eights = softmax::softmax_backward(probs, output, d_output, gradient);
+    pub fn gelu_forward_eights(gelu::gelu_forward: input, output);
+    pub fn gelu_backward_eights(gelu::gelu_backward: input, gradient);
+    pub fn residual_add_eights(residual::residual_add: stream, branch, output);
+    pub fn adam_update_eights(adam::adam_update: params, grads, m, v, schedule, factor, spoiled);
+    pub fn column_partials_eights(column_sum::column_partials: input, partials);
+    pub fn column_finish_eights(column_sum::column_finish: partials, output);
+    pub fn reduce_sum_eights(reduce::reduce_sum: input, output);
+    pub fn layernorm_forward_eights(layernorm::layernorm_forward: input, output, gamma, beta, stats);
+    pub fn layernorm_backward_eights(layernorm::layernorm_backward: d_output, input, gamma, stats, d_input);
+    pub fn layernorm_backward_params_eights(
+        layernorm::layernorm_backward_params: d_output, input, stats, partials
+    );
+    pub fn softmax_forward_eights(softmax::softmax_forward: input, output);
+    pub fn softmax_backward_eights(softmax::softmax_backward: probs, output, d_output, gradient);
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use super::fast::FastTile;
 use super::problem::{Causal, Layout, Problem};
 use super::twin::{Operands, multiply};
+use crate::exact::K_BLOCK;
 use crate::kernels;
 use crate::recording::{Dispatch, Traits};
 
@@ -108,7 +109,8 @@ pub fn specialization(problem: &Problem, tiling: Tiling) -> Vec<u32> {
                 _ => 0,
             });
             let tail = !problem.k.is_multiple_of(4);
-            [&trans[..], &wide, &[rows as u32, quads as u32, tail.into(), lanes]].concat()
+            let one_block = problem.k <= K_BLOCK || problem.causal == Causal::Blocks;
+            [&trans[..], &wide, &[rows as u32, quads as u32, tail.into(), lanes, one_block.into()]].concat()
         }
         Tiling::Shared(tile) => {
             let wide = [a, b, c].map(|rows| u32::from(rows.rows_start_at_quads()));
