@@ -126,6 +126,18 @@ fn the_least_limits_suffice() {
     report("devices with the least limits of Vulkan, the digest of the CPU", lower.len());
 }
 
+/// What CPU-type devices take kernels of their own by.
+#[test]
+fn software_without_shuffles_or_64_bit_integers_comes_to_the_same_digest() {
+    let lower: [Lower; 2] = [|info| info.subgroup_shuffles = false, |info| info.int64 = false];
+    let recipe = nano();
+    let wanted = on_cpu(&recipe);
+    for lower in lower {
+        assert_eq!(on_device(&recipe, lowered(lower)).unwrap().0, wanted);
+    }
+    report("software without shuffles, or without 64-bit integers, the digest of the CPU", lower.len());
+}
+
 /// Whatever the size of a subgroup, then, an exact kernel gives the same; products, as a test below shows.
 #[test]
 fn no_exact_kernel_but_products_knows_of_subgroups() {
@@ -177,7 +189,7 @@ fn arenas_past_the_storage_range_are_worked_on_in_pieces() {
     let device = common::open_simulated(lowered(one_mebibyte)).unwrap();
     let shape = step_shape(&recipe.config, recipe.data.tokenizer.vocab_size());
     let train = hlx::train::program::TrainProgram::new(&shape, device.traits());
-    for kernel in [Kernel::AdamUpdateEights, Kernel::ReduceSumEights, Kernel::Accumulate] {
+    for kernel in [Kernel::AdamUpdateEights, Kernel::ReduceSumEights, Kernel::AccumulateEights] {
         let pieces = train.program.recordings.iter().flat_map(|recording| &recording.dispatches);
         let pieces = pieces.filter(|dispatch| dispatch.kernel == kernel).count();
         assert!(pieces >= 4, "{} comes {pieces} times", kernel.name());

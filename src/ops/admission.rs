@@ -89,13 +89,14 @@ impl Cases {
         cases.sums();
         cases.attention(37, 6);
         cases.loss();
-        cases.embeddings();
+        cases.embeddings(33);
         cases.update(1001);
         cases.products();
         if traits.wants_eights() {
             cases.elementwise(1032);
             cases.norms(64);
             cases.attention(64, 8);
+            cases.embeddings(32);
             cases.update(1000);
         }
         cases
@@ -233,8 +234,8 @@ impl Cases {
         cross_entropy::backward(&mut self.recorder, targets, gradient, 1.0 / rows as f32);
     }
 
-    fn embeddings(&mut self) {
-        let (batch, context, vocab_size, d_model) = (3, 17, 29, 33);
+    fn embeddings(&mut self, d_model: usize) {
+        let (batch, context, vocab_size) = (3, 17, 29);
         let n = batch * context;
         let tokens: Vec<u32> = (0..n as u32).map(|i| random_u32(1, 2, 0, i) % vocab_size as u32).collect();
         let (order, starts) = sorted_positions(&tokens, vocab_size);

@@ -3,7 +3,7 @@
 
 use super::column_sum::COLUMN_LANES;
 use super::grid::flat_groups;
-use super::{adam, column_sum, gelu, layernorm, reduce, residual, softmax};
+use super::{accumulate, adam, column_sum, dropout, embedding, gelu, layernorm, reduce, residual, softmax};
 use crate::exact::ROW_LANES;
 use crate::kernels::{self, Kernel};
 use crate::recording::{Dispatch, Traits};
@@ -45,6 +45,10 @@ fn eights(dispatch: &Dispatch) -> Option<(Kernel, usize)> {
         elements(kernel, columns).filter(|_| rows <= MOST_ROWS).map(|(k, eights)| (k, COLUMN_LANES * eights))
     };
     match dispatch.kernel {
+        Kernel::Accumulate => elements(Kernel::AccumulateEights, push("count")),
+        Kernel::Dropout => elements(Kernel::DropoutEights, push("count")),
+        Kernel::EmbeddingForward => elements(Kernel::EmbeddingForwardEights, push("d_model"))
+            .map(|(kernel, eights)| (kernel, push("num_positions") * eights)),
         Kernel::GeluForward => elements(Kernel::GeluForwardEights, push("count")),
         Kernel::GeluBackward => elements(Kernel::GeluBackwardEights, push("count")),
         Kernel::ResidualAdd => elements(Kernel::ResidualAddEights, push("count")),
@@ -89,6 +93,9 @@ macro_rules! twins {
 }
 
 twins! {
+    pub fn accumulate_eights(accumulate::accumulate: addend, sum);
+    pub fn dropout_eights(dropout::dropout: input, step_number, output);
+    pub fn embedding_forward_eights(embedding::embedding_forward: tokens, wte, wpe, output);
     pub fn gelu_forward_eights(gelu::gelu_forward: input, output);
     pub fn gelu_backward_eights(gelu::gelu_backward: input, gradient);
     pub fn residual_add_eights(residual::residual_add: stream, branch, output);
@@ -122,6 +129,6 @@ mod tests {
             assert_eq!(bindings(*eights), bindings(plain), "{name}");
             pairs += 1;
         }
-        assert_eq!(pairs, 12);
+        assert_eq!(pairs, 15);
     }
 }
