@@ -112,8 +112,8 @@ fn keeps_narrow(config: &ModelConfig, fused_attention: bool, traits: &Traits) ->
 }
 
 /// Elements of all blocks' LayerNorm and GELU outputs from which on they are not kept, but calculated again
-/// in the backward pass: 512 MiB of them in 16 bits. Less is not worth the dispatches.
-const TOO_MANY_TO_KEEP: usize = 1 << 28;
+/// in the backward pass: 1 GiB of them in 16 bits. Less is not worth the time.
+const TOO_MANY_TO_KEEP: usize = 1 << 29;
 
 /// Outputs that are quickly calculated again, in buffers that all blocks use one after the other.
 #[derive(Clone, Copy)]
