@@ -9,8 +9,8 @@
 // By hand: how the language's own conversion rounds is up to the device.
 #include "pack.glsl"
 
-uint rounded(vec2 x) {
-    return pair(x.x, x.y);
+uvec4 rounded(vec4 low, vec4 high) {
+    return pairs(low, high);
 }
 
 #include "gemm_matrix.glsl"

@@ -6,8 +6,9 @@
 
 #define FACTOR float16_t
 
-uint rounded(vec2 x) {
-    return packHalf2x16(x);
+uvec4 rounded(vec4 low, vec4 high) {
+    return uvec4(
+        packHalf2x16(low.xy), packHalf2x16(low.zw), packHalf2x16(high.xy), packHalf2x16(high.zw));
 }
 
 #include "gemm_matrix.glsl"
