@@ -13,7 +13,10 @@ vec4 gelu_fast(vec4 x) {
     return x * sigmoid_of_gelu(x);
 }
 
-vec4 gelu_grad_fast(vec4 x) {
-    vec4 s = sigmoid_of_gelu(x);
+vec4 gelu_grad_of(vec4 x, vec4 s) {
     return s + x * s * (1.0 - s) * (TWO_SQRT_2_OVER_PI * (1.0 + 3.0 * CUBE * x * x));
+}
+
+vec4 gelu_grad_fast(vec4 x) {
+    return gelu_grad_of(x, sigmoid_of_gelu(x));
 }

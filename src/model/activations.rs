@@ -203,7 +203,10 @@ fn scratch(
         norm_partials: room.add("norm.partials", Norm::scratch_words(c, room.narrow)),
         mlp: mlp::Scratch {
             d_wide: room.factor("d_wide", n * config.d_ff),
-            partials: room.add("mlp.partials", COLUMN_LANES * config.d_ff.max(c)),
+            partials: {
+                let sums = if room.narrow { units::column_sum_words(n, config.d_ff) } else { 0 };
+                room.add("mlp.partials", sums.max(COLUMN_LANES * config.d_ff.max(c)))
+            },
         },
     });
     block::Scratch {

@@ -6,7 +6,7 @@ use crate::model::linear::{BranchGradient, Linear};
 use crate::ops::Recorder;
 use crate::ops::attention::{BackwardViews, ForwardViews, FusedAttention};
 use crate::ops::dropout::Dropout;
-use crate::ops::gemm::{Causal, Gemm, Matrix, Pass};
+use crate::ops::gemm::{After, Causal, Gemm, Matrix, Pass};
 use crate::ops::softmax::{self, AttentionShape};
 use crate::ops::tensor::Tensor;
 use crate::recording::{Traits, View};
@@ -119,12 +119,12 @@ impl Attention {
         scratch: &Scratch,
         output: View,
     ) {
-        self.qkv.forward(r, params, input, saved.qkv);
+        self.qkv.forward(r, params, input, saved.qkv, After::Nothing);
         match self.fused_over(saved) {
             Some(fused) => fused.forward(r, &fused_views(step_number, saved)),
             None => self.forward_by_products(r, step_number, saved, scratch),
         }
-        self.proj.forward(r, params, saved.heads, output.into());
+        self.proj.forward(r, params, saved.heads, output.into(), After::Nothing);
     }
 
     /// The heads' outputs from queries, keys and values.

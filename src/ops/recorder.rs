@@ -96,7 +96,7 @@ impl Recorder {
             if self.room.is_some() && units::worth_packing(gemm) {
                 return self.multiply_packed(gemm, units);
             }
-            let plan = UnitPlan::best(&gemm.problem(), units, self.room.is_some());
+            let plan = UnitPlan::best(&gemm.problem(), units, self.room.is_some() && gemm.is_plain());
             let words = plan.partial_words(&gemm.problem());
             let partials = (words > 0).then(|| self.take_partials(words));
             let dispatches = units::record(gemm, units, &plan, partials);
@@ -138,7 +138,7 @@ impl Recorder {
     }
 
     fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits) {
-        let plan = UnitPlan::best(&gemm.problem(), units, true);
+        let plan = UnitPlan::best(&gemm.problem(), units, gemm.is_plain());
         let partial_words = plan.partial_words(&gemm.problem());
         let source = |factor: &Matrix| (!factor.packed).then_some(factor.view);
         let needed = |factor| source(factor).map(|view| (view, packed_words(view.words)));
