@@ -204,7 +204,7 @@ fn norms() -> impl Iterator<Item = (Factor, usize, usize)> {
 fn a_norm_into_16_bits_is_the_exact_one_within_rounding() {
     let device = common::open();
     for (factor, rows, d_model) in norms() {
-        for with_branch in [false, true] {
+        for (with_branch, narrow_branch) in [(false, false), (true, false), (true, true)] {
             compare(&device, &format!("norm of {rows} x {d_model}"), factor, |case, r| {
                 let stream = case.full(rows * d_model, 2.0);
                 let (gamma, beta) = (case.full(d_model, 1.0), case.full(d_model, 1.0));
@@ -212,14 +212,17 @@ fn a_norm_into_16_bits_is_the_exact_one_within_rounding() {
                 let norm = LayerNorm { d_model, eps: 1e-5, gamma, beta, stats };
                 let output = case.factor_output("output", rows * d_model, false);
                 let added = with_branch.then(|| {
-                    let branch = case.full(rows * d_model, 1.0);
+                    let branch = match narrow_branch {
+                        true => case.factor(factor, rows * d_model, 1.0, false),
+                        false => case.full(rows * d_model, 1.0).into(),
+                    };
                     (branch, case.output("sum", rows * d_model))
                 });
                 if output.narrow {
                     return narrow::layernorm_forward(r, &norm, stream, added, output);
                 }
                 if let Some((branch, sum)) = added {
-                    hlx::ops::residual::add(r, stream, branch, sum);
+                    hlx::ops::residual::add(r, stream, branch.full(), sum);
                 }
                 norm.forward(r, added.map_or(stream, |(_, sum)| sum), output.full());
             });

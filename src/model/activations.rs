@@ -210,7 +210,7 @@ fn scratch(
         },
     });
     block::Scratch {
-        branch: room.add("branch", n * c),
+        branch: if dropout { room.add("branch", n * c).into() } else { room.factor("branch", n * c) },
         dropped: dropout.then(|| room.add("dropped", n * c)),
         attention,
         backward,

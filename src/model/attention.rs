@@ -117,14 +117,14 @@ impl Attention {
         input: Tensor,
         saved: &Saved,
         scratch: &Scratch,
-        output: View,
+        output: Tensor,
     ) {
         self.qkv.forward(r, params, input, saved.qkv, After::Nothing);
         match self.fused_over(saved) {
             Some(fused) => fused.forward(r, &fused_views(step_number, saved)),
             None => self.forward_by_products(r, step_number, saved, scratch),
         }
-        self.proj.forward(r, params, saved.heads, output.into(), After::Nothing);
+        self.proj.forward(r, params, saved.heads, output, After::Nothing);
     }
 
     /// The heads' outputs from queries, keys and values.

@@ -44,14 +44,14 @@ impl Mlp {
     }
 
     /// output `[B,T,C]` from input `[B,T,C]`.
-    pub fn forward(&self, r: &mut Recorder, params: View, input: Tensor, saved: &Saved, output: View) {
+    pub fn forward(&self, r: &mut Recorder, params: View, input: Tensor, saved: &Saved, output: Tensor) {
         if saved.pre.narrow {
             self.fc.forward(r, params, input, saved.pre, After::Gelu { act: saved.act.view });
         } else {
             self.fc.forward(r, params, input, saved.pre, After::Nothing);
             gelu::forward(r, saved.pre, saved.act);
         }
-        self.proj.forward(r, params, saved.act, output.into(), After::Nothing);
+        self.proj.forward(r, params, saved.act, output, After::Nothing);
     }
 
     /// The place in an arena of the bias that is added last, `[C]`.

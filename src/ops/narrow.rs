@@ -68,7 +68,7 @@ pub fn layernorm_forward(
     r: &mut Recorder,
     norm: &LayerNorm,
     stream: View,
-    added: Option<(View, View)>,
+    added: Option<(Tensor, View)>,
     output: Tensor,
 ) {
     let rows = stream.words / norm.d_model;
@@ -87,8 +87,8 @@ pub fn layernorm_forward(
         ),
         Some((branch, sum)) => layernorm_add_narrow::dispatch(
             layernorm_add_narrow::Push { num_positions, d_model, eps, inv_d_model },
-            layernorm_add_narrow::Specialization { quads_here, f16 },
-            layernorm_add_narrow::Bindings { input, output, gamma, beta, stats, branch, sum },
+            layernorm_add_narrow::Specialization { quads_here, f16, branch_narrow: branch.narrow.into() },
+            layernorm_add_narrow::Bindings { input, output, gamma, beta, stats, branch: branch.view, sum },
             groups,
         ),
     });
