@@ -116,6 +116,5 @@ void main() {
     uint c_start = batch_start(push.c_first, push.c_outer, push.c_inner);
     bool inside = WHOLE != 0
         || (WIDE_C != 0 && corner.y + TILE_ROWS <= push.m && corner.x + TILE_COLUMNS <= push.n);
-    STORE_COLUMNS(0)
-    STORE_COLUMNS(1)
+    STORE_SUMS
 }

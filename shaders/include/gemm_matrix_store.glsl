@@ -31,11 +31,6 @@ layout(constant_id = 20) const uint AGAIN = 0;
 const uint WIDE = C_PACKED != 0 ? 8 : 4; // elements that are written at once
 const uint WIDES = STAGED_COLUMNS / WIDE; // of a staged row: no more than a subgroup has invocations
 
-// Rounds in which a subgroup writes what it has staged, where subgroups are known to be of one size.
-const uint ROUNDS = SPARE != 0 ? 1 : SIDE * WIDES / (INVOCATIONS / SUBGROUPS);
-const uint MOST_ROUNDS = 4;
-const bool UNROLLED = SPARE == 0 && ROUNDS <= MOST_ROUNDS;
-
 // Eight elements of a row, of which the last four count for nothing if C is not packed.
 struct Eight {
     vec4 low;
@@ -140,9 +135,9 @@ void store_line(bool inside, uint from, uint row, uint column, uint at, Eight ad
 }
 
 // What a line's elements are calculated from beside the factors.
-uvec4 given_at(bool inside, uint row, uint column, uint at) {
+uvec4 given_at(bool inside, uint row, uint end, uint column, uint at) {
 #ifdef GELU_BACKWARD
-    if (inside || (row < push.m && column + WIDE <= push.n)) {
+    if (row < end && (inside || column + WIDE <= push.n)) {
         return pre_uvec4[at / 8];
     }
 #endif
@@ -164,62 +159,50 @@ void store_sums(uint row, uint column, Eight total) {
 #endif
 }
 
-#define LINE(i, k) \
-    if (k < ROUNDS) { \
-        uint r = c_row + i * SIDE + k * (SIDE / ROUNDS); \
-        store_line(inside, c_from + k * (SIDE / ROUNDS) * STAGED_PITCH, r, c_column, \
-            c_start + r * push.ldc + c_column, c_bias, c_given[i * MOST_ROUNDS + k], c_total); \
-    }
-
-#define GIVEN(i, k) \
-    if (UNROLLED && i < ROW_MATRICES && k < ROUNDS) { \
-        uint r = c_row + i * SIDE + k * (SIDE / ROUNDS); \
-        c_given[i * MOST_ROUNDS + k] = given_at(inside, r, c_column, c_start + r * push.ldc + c_column); \
-    }
-
-// Writes matrix (i, j) of the sums, and the one beside it if two are staged at a time.
+// Stages matrix (i, j) of the sums, and the one beside it if two are staged at a time, in the turn of c_part.
 #define SUM_AT(i, j) sum[((i) * COLUMN_MATRICES + (j)) % (ROW_MATRICES * COLUMN_MATRICES)]
-#define STORE(i, j) \
-    if (i < ROW_MATRICES) { \
+#define STAGE(i, j) \
+    if (i < ROW_MATRICES && j * STAGED_ACROSS < COLUMN_MATRICES && c_part == j * ROW_MATRICES + i) { \
         stage(SUM_AT(i, j * STAGED_ACROSS), 0); \
         if (STAGED_ACROSS == 2) { \
             stage(SUM_AT(i, j * STAGED_ACROSS + 1), 1); \
         } \
-        exchange(); \
-        if (UNROLLED) { \
-            LINE(i, 0) \
-            LINE(i, 1) \
-            LINE(i, 2) \
-            LINE(i, 3) \
-        } else { \
-            for (uint l = c_line; l < SIDE; l += gl_SubgroupSize / WIDES) { \
-                uint r = c_row + i * SIDE + l - c_line; \
-                uint at = c_start + r * push.ldc + c_column; \
-                store_line(inside, c_from + (l - c_line) * STAGED_PITCH, r, c_column, at, c_bias, \
-                    given_at(inside, r, c_column, at), c_total); \
-            } \
-        } \
-        exchange(); \
     }
 
-// The same of all rows of these columns, of which each invocation has the same eight or four all the time.
-#define STORE_COLUMNS(j) \
-    if (j * STAGED_ACROSS < COLUMN_MATRICES) { \
+// Writes all sums, each invocation eight or four columns after the others, down their rows. The loops stay loops:
+// what follows runs once a workgroup, so that most of its time would go into fetching a long code.
+#define STORE_SUMS \
+    [[dont_unroll]] for (uint j = 0; j < COLUMN_MATRICES / STAGED_ACROSS; ++j) { \
         uint c_line = gl_SubgroupInvocationID / WIDES; \
         uint c_row = corner.y + row + c_line; \
         uint c_wide = gl_SubgroupInvocationID % WIDES; \
         uint c_column = corner.x + column + j * STAGED_COLUMNS + c_wide * WIDE; \
         uint c_from = (gl_SubgroupID * SIDE + c_line) * STAGED_PITCH + c_wide * (WIDE / 4); \
+        uint c_lines = min(gl_SubgroupSize / WIDES, SIDE); \
+        uint c_end = min(corner.y + row + SIDE * ROW_MATRICES, push.m); \
+        uint c_at = c_start + c_row * push.ldc + c_column; \
         Eight c_bias = eight_of_bias(inside, c_column); \
         Eight c_total = Eight(vec4(0.0), vec4(0.0)); \
-        uvec4 c_given[4 * MOST_ROUNDS]; \
-        GIVEN(0, 0) GIVEN(0, 1) GIVEN(0, 2) GIVEN(0, 3) \
-        GIVEN(1, 0) GIVEN(1, 1) GIVEN(1, 2) GIVEN(1, 3) \
-        GIVEN(2, 0) GIVEN(2, 1) GIVEN(2, 2) GIVEN(2, 3) \
-        GIVEN(3, 0) GIVEN(3, 1) GIVEN(3, 2) GIVEN(3, 3) \
-        STORE(0, j) \
-        STORE(1, j) \
-        STORE(2, j) \
-        STORE(3, j) \
+        uvec4 c_given = given_at(inside, c_row, c_end, c_column, c_at); \
+        uvec4 c_next = given_at(inside, c_row + c_lines, c_end, c_column, c_at + c_lines * push.ldc); \
+        [[dont_unroll]] for (uint i = 0; i < ROW_MATRICES; ++i) { \
+            uint c_part = j * ROW_MATRICES + i; \
+            STAGE(0, 0) STAGE(1, 0) STAGE(2, 0) STAGE(3, 0) \
+            STAGE(0, 1) STAGE(1, 1) STAGE(2, 1) STAGE(3, 1) \
+            exchange(); \
+            [[dont_unroll]] for (uint line = 0; line < SIDE; line += c_lines) { \
+                uvec4 c_here = c_given; \
+                c_given = c_next; \
+                c_next = \
+                    given_at(inside, c_row + 2 * c_lines, c_end, c_column, c_at + 2 * c_lines * push.ldc); \
+                if (c_line < c_lines) { \
+                    uint from = c_from + line * STAGED_PITCH; \
+                    store_line(inside, from, c_row, c_column, c_at, c_bias, c_here, c_total); \
+                } \
+                c_row += c_lines; \
+                c_at += c_lines * push.ldc; \
+            } \
+            exchange(); \
+        } \
         store_sums(corner.y + row, c_column, c_total); \
     }

@@ -6,7 +6,7 @@ use crate::model::gpt::Purpose;
 use crate::model::norm::{Norm, StreamGradient};
 use crate::model::{attention, head, mlp};
 use crate::ops::attention::FusedAttention;
-use crate::ops::column_sum::COLUMN_LANES;
+use crate::ops::column_sum;
 use crate::ops::gemm::units;
 use crate::ops::narrow;
 use crate::ops::softmax::AttentionShape;
@@ -196,7 +196,7 @@ fn scratch(
             .then(|| ["probs.dropped", "d_probs"].map(|name| room.add(name, shape.score_words()))),
         d_heads: training.then(|| room.factor("d_heads", n * c)),
         d_qkv: training.then(|| room.factor("d_qkv", 3 * n * c)),
-        partials: training.then(|| room.add("attention.partials", COLUMN_LANES * 3 * c)),
+        partials: training.then(|| room.add("attention.partials", column_sum::scratch_words(3 * c, room.narrow))),
     };
     let backward = training.then(|| BackwardScratch {
         d_normed: room.factor("d_normed", n * c),
@@ -205,7 +205,7 @@ fn scratch(
             d_wide: room.factor("d_wide", n * config.d_ff),
             partials: {
                 let sums = if room.narrow { units::column_sum_words(n, config.d_ff) } else { 0 };
-                room.add("mlp.partials", sums.max(COLUMN_LANES * config.d_ff.max(c)))
+                room.add("mlp.partials", sums.max(column_sum::scratch_words(config.d_ff.max(c), false)))
             },
         },
     });

@@ -44,7 +44,7 @@ pub struct Scratch {
     pub d_heads: Option<Tensor>,
     /// `[B,T,3C]`
     pub d_qkv: Option<Tensor>,
-    /// `[64,3C]`
+    /// Room for the sums of `[3C]`.
     pub partials: Option<View>,
 }
 

@@ -9,8 +9,9 @@ use super::problem::{Causal, Layout, Problem};
 use super::{After, Gemm, Matrix};
 use crate::kernels::Kernel;
 use crate::kernels::gemm_f16::{Push, Specialization};
-use crate::kernels::{column_totals, gemm_finish_packed};
+use crate::kernels::gemm_finish_packed;
 use crate::ops::grid::flat_groups;
+use crate::ops::narrow;
 use crate::precision::Precision;
 use crate::recording::{
     Dispatch, Factor, MatrixUnits, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
@@ -227,12 +228,7 @@ pub const fn column_sum_words(m: usize, n: usize) -> usize {
 fn column_totals(gemm: &Gemm, plan: &UnitPlan) -> Option<Dispatch> {
     let After::GeluGradient { column_sum, partials, .. } = gemm.after else { return None };
     let parts = gemm.m.div_ceil(plan.tile.part_rows);
-    Some(column_totals::dispatch(
-        column_totals::Push { parts: word(parts), columns: word(gemm.n) },
-        Default::default(),
-        column_totals::Bindings { partials: partials.part(0, parts * gemm.n), output: column_sum },
-        [word(gemm.n.div_ceil(32)), 1, 1],
-    ))
+    Some(narrow::column_totals(partials.part(0, parts * gemm.n), parts, column_sum))
 }
 
 /// The kernel of a product, the views after the first four, and the constants after the last one's.
