@@ -148,7 +148,7 @@ void add_term(uint share, uint p, uint down, uint across) {
 }
 
 void add_share(uint share, uint down, uint across) {
-    for (uint unrolled = 0; unrolled < STEP / UNROLLED; ++unrolled) {
+    [[dont_unroll]] for (uint unrolled = 0; unrolled < STEP / UNROLLED; ++unrolled) {
         [[unroll]] for (uint q = 0; q < UNROLLED; ++q) {
             add_term(share, unrolled * UNROLLED + q, down, across);
         }

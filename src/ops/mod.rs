@@ -15,6 +15,7 @@ pub mod gemm;
 pub mod grid;
 pub mod halves;
 pub mod layernorm;
+mod levels;
 pub mod narrow;
 pub mod pack;
 mod recorder;

@@ -3,6 +3,7 @@
 use crate::ops::gemm::halves::{self, HalvesPlan};
 use crate::ops::gemm::units::{self, UnitPlan};
 use crate::ops::gemm::{Gemm, Matrix, Split};
+use crate::ops::levels::in_levels;
 use crate::ops::pack::{pack, packed_words};
 use crate::ops::split::{split, split_words};
 use crate::recording::{
@@ -116,12 +117,12 @@ impl Recorder {
         split.record(None, partials).into_iter().for_each(|dispatch| self.add(dispatch));
     }
 
-    /// Adds what was recorded to a program.
+    /// Adds what was recorded to a program, in an order that lets a device run much of it side by side.
     pub fn finish(self, program: &mut Program, name: &str) -> RecordingId {
         if let Some(room) = self.room {
             program.lengthen(room.buffer, room.words);
         }
-        program.add_recording(name, self.dispatches)
+        program.add_recording(name, in_levels(self.dispatches))
     }
 
     /// The next so many words of the prepared room; what was packed there is gone.

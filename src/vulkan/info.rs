@@ -96,6 +96,8 @@ pub(super) struct Physical {
     pub memory_budget: bool,
     /// `VK_KHR_pipeline_executable_properties` is offered.
     pub kernel_statistics: bool,
+    /// `VK_EXT_pipeline_robustness` is offered.
+    pub pipeline_robustness: bool,
 }
 
 pub(super) fn physical_devices(instance: &Instance) -> Result<Vec<Physical>> {
@@ -141,6 +143,7 @@ fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Resul
         portability_subset: offers(khr::portability_subset::NAME),
         memory_budget: offers(ext::memory_budget::NAME),
         kernel_statistics: offers(khr::pipeline_executable_properties::NAME),
+        pipeline_robustness: offers(ext::pipeline_robustness::NAME),
     })
 }
 

@@ -13,8 +13,10 @@ use crate::kernels::gemm_finish;
 use crate::ops::grid::flat_groups;
 use crate::recording::{Dispatch, Traits, View};
 
-/// Blocks are summed apart only if their sums take at most this many words (32 MiB).
+/// Blocks are summed apart only if their sums take at most this many words: 32 MiB, and 64 MiB of the contract's
+/// blocks, which are many.
 const MAX_PARTIAL_WORDS: usize = 1 << 23;
+const MAX_EXACT_PARTIAL_WORDS: usize = 1 << 24;
 
 /// A product cut into its blocks of terms.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +35,7 @@ impl Split {
             return Split::planned(gemm, Plan::best(&gemm.problem(), most));
         }
         let split = Split::any(gemm)?;
-        let possible = traits.fast_shared_memory && split.partial_words() <= MAX_PARTIAL_WORDS;
+        let possible = traits.fast_shared_memory && split.partial_words() <= MAX_EXACT_PARTIAL_WORDS;
         let worthwhile = |problem: &Problem| Plan::best_exact(problem, true).blocks(problem) > 1;
         (possible && worthwhile(&gemm.problem())).then_some(split)
     }
