@@ -30,7 +30,7 @@ pub struct Activations {
     pub stats: View,
     /// `[rows,V]` of as many positions as are worked on at a time.
     pub logits: View,
-    /// `[N,V]`: softmax, which becomes the logits' gradient.
+    /// `[N,V]`: softmax, which becomes the logits' gradient; in 16 bits rows may be longer.
     pub d_logits: Tensor,
     /// Training only.
     pub d_stream: Option<StreamGradient>,
@@ -87,8 +87,8 @@ impl Activations {
         let stats = kept.add("stats", 2 * n);
         let rows = if training { head::rows_at_a_time(n, config.vocab_size) } else { n };
         let logits = kept.add("logits", rows * config.vocab_size);
-        let narrow_logits = narrow && head::can_be_narrow(config.vocab_size, traits);
-        let d_logits = kept.tensor("d_logits", n * config.vocab_size, narrow_logits);
+        let narrow_row = head::narrow_row(config.vocab_size, traits).filter(|_| narrow);
+        let d_logits = kept.tensor("d_logits", n * narrow_row.unwrap_or(config.vocab_size), narrow_row.is_some());
         let d_stream = training.then(|| StreamGradient {
             full: kept.add("d_stream", n * c),
             narrow: narrow.then(|| kept.factor("d_stream.narrow", n * c)),

@@ -97,7 +97,7 @@ pub fn layernorm_forward(
     let (num_positions, d_model) = (word(rows), word(norm.d_model));
     let (eps, inv_d_model) = (norm.eps, norm.inv_d_model());
     let LayerNorm { gamma, beta, stats, .. } = *norm;
-    let groups = [word(rows.div_ceil(ROW_INVOCATIONS / 32).min(FORWARD_GROUPS)), 1, 1];
+    let groups = row_groups(rows);
     let (input, output) = (stream, output.view);
     r.add(match added {
         None => layernorm_narrow::dispatch(
@@ -180,6 +180,11 @@ pub fn layernorm_backward(
         },
         [word(d_model.div_ceil(32)), if column_sum.is_some() { 3 } else { 2 }, 1],
     ));
+}
+
+/// Workgroups that give a row at a time to a subgroup.
+pub(super) fn row_groups(rows: usize) -> [u32; 3] {
+    [word(rows.div_ceil(ROW_INVOCATIONS / 32).min(FORWARD_GROUPS)), 1, 1]
 }
 
 /// The constant F16 of `shaders/include/packed.glsl`.
