@@ -107,13 +107,13 @@ fn record(case: &mut Case, r: &mut Recorder, [m, k, n]: [usize; 3], again: bool)
         return r.multiply(&Gemm { after, ..backward });
     }
     r.multiply(&forward);
-    gelu::forward(r, pre, act);
+    gelu::forward(r, pre.full(), act.full());
     r.multiply(&backward);
-    gelu::backward(r, pre, d_pre);
+    gelu::backward(r, pre.full(), d_pre.full());
     let partials = case.full(column_sum::COLUMN_LANES * n, 1.0);
     column_sum::column_sum(r, d_pre, sum, partials);
     if let Some(again) = act_again {
-        gelu::forward(r, pre, again);
+        gelu::forward(r, pre.full(), again.full());
     }
 }
 

@@ -109,7 +109,8 @@ void store_line(bool inside, uint from, uint row, uint column, uint at, Eight ad
     if (whole) {
         uvec4 halves = rounded(x.low, x.high, push.out_scale);
         c_uvec4[at / 8] = halves;
-        act_uvec4[at / 8] = rounded(gelu_fast(widened(halves.xy)), gelu_fast(widened(halves.zw)), 1.0);
+        Eight u = Eight(widened(halves.xy), widened(halves.zw));
+        act_uvec4[at / 8] = rounded(u.low * sigmoid_of_gelu(u.low), u.high * sigmoid_of_gelu(u.high), 1.0);
     }
 #elif defined(GELU_BACKWARD)
     if (whole) {

@@ -45,11 +45,11 @@ impl Mlp {
 
     /// output `[B,T,C]` from input `[B,T,C]`.
     pub fn forward(&self, r: &mut Recorder, params: View, input: Tensor, saved: &Saved, output: Tensor) {
-        if saved.pre.narrow && x_fuse() & 1 != 0 {
+        if saved.pre.narrow {
             self.fc.forward(r, params, input, saved.pre, After::Gelu { act: saved.act.view });
         } else {
             self.fc.forward(r, params, input, saved.pre, After::Nothing);
-            gelu::forward(r, saved.pre, saved.act);
+            gelu::forward(r, saved.pre.full(), saved.act.full());
         }
         self.proj.forward(r, params, saved.act, output, After::Nothing);
     }
@@ -72,12 +72,9 @@ impl Mlp {
         d_input: Tensor,
     ) {
         let partials = branch.with_bias.then_some(scratch.partials);
-        if !(saved.pre.narrow && x_fuse() & 2 != 0) {
-            if saved.again {
-                gelu::forward(r, saved.pre, saved.act);
-            }
+        if !saved.pre.narrow {
             self.proj.backward(r, params, grads, saved.act, branch.d_output, scratch.d_wide, partials);
-            gelu::backward(r, saved.pre, scratch.d_wide);
+            gelu::backward(r, saved.pre.full(), scratch.d_wide.full());
             return self.fc.backward(r, params, grads, input, scratch.d_wide, d_input, Some(scratch.partials));
         }
         let after = After::GeluGradient {
@@ -90,8 +87,4 @@ impl Mlp {
         self.proj.parameters_backward(r, grads, saved.act, branch.d_output, partials);
         self.fc.backward(r, params, grads, input, scratch.d_wide, d_input, None);
     }
-}
-
-fn x_fuse() -> u32 {
-    std::env::var("X_FUSE").ok().and_then(|x| x.parse().ok()).unwrap_or(3)
 }

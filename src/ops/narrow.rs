@@ -5,7 +5,7 @@ use super::grid::flat_groups;
 use super::layernorm::LayerNorm;
 use super::tensor::Tensor;
 use crate::kernels::{
-    column_partials_narrow, column_totals, gelu_backward_narrow, gelu_forward_narrow, layernorm_add_narrow,
+    column_partials_narrow, column_totals, layernorm_add_narrow,
     layernorm_backward_narrow, layernorm_finish_narrow, layernorm_narrow,
 };
 use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, View};
@@ -31,26 +31,6 @@ pub const fn norm_scratch_words(d_model: usize) -> usize {
 /// True if tensors of rows of so many elements can be kept in 16 bits.
 pub fn fits(row: usize) -> bool {
     row.is_multiple_of(8)
-}
-
-/// output = gelu(input).
-pub fn gelu_forward(r: &mut Recorder, input: Tensor, output: Tensor) {
-    r.add(gelu_forward_narrow::dispatch(
-        gelu_forward_narrow::Push { count: in_eights(input.len) },
-        gelu_forward_narrow::Specialization { f16: f16(&r.traits) },
-        gelu_forward_narrow::Bindings { input: input.view, output: output.view },
-        flat_groups(input.len / 8, 256),
-    ));
-}
-
-/// gradient *= gelu'(input), in place.
-pub fn gelu_backward(r: &mut Recorder, input: Tensor, gradient: Tensor) {
-    r.add(gelu_backward_narrow::dispatch(
-        gelu_backward_narrow::Push { count: in_eights(input.len) },
-        gelu_backward_narrow::Specialization { f16: f16(&r.traits) },
-        gelu_backward_narrow::Bindings { input: input.view, gradient: gradient.view },
-        flat_groups(input.len / 8, 256),
-    ));
 }
 
 /// `output[c]` = sum over rows of a gradient `[N,C]`; `partials` has [`column_sum_words`].
@@ -198,11 +178,6 @@ fn quads_here(d_model: usize, traits: &Traits) -> u32 {
 
 fn units(traits: &Traits) -> MatrixUnits {
     traits.matrix_units.expect("tensors are kept in 16 bits for matrix units")
-}
-
-fn in_eights(len: usize) -> u32 {
-    assert!(len.is_multiple_of(8), "elements in eights");
-    word(len)
 }
 
 fn word(number: usize) -> u32 {
