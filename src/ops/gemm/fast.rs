@@ -167,6 +167,12 @@ const MAX_BLOCKS: usize = 32;
 impl Plan {
     /// The same for the exact kernels, whose blocks are the contract's: all of them apart, or none.
     pub fn best_exact(problem: &Problem, may_split: bool) -> Plan {
+        Plan::all_exact(problem, may_split)[0]
+    }
+
+    /// Every plan for the exact kernels, those first that take the least time by the estimate. All give the
+    /// same bits.
+    pub(super) fn all_exact(problem: &Problem, may_split: bool) -> Vec<Plan> {
         let plan = |tile, block_terms| Plan { tile, block_terms };
         let plans = EXACT_TILES.iter().flat_map(|&(tile, speed)| {
             let split = (may_split && problem.k > K_BLOCK).then_some(plan(tile, K_BLOCK));
@@ -178,8 +184,17 @@ impl Plan {
                 (workgroups as f64 / PROCESSORS as f64).ceil().max(1.3)
             })
         };
-        let least = plans.min_by(|x, y| cycles(x).total_cmp(&cycles(y)));
-        least.expect("there is always a plan of one block").0
+        let mut plans: Vec<_> = plans.collect();
+        plans.sort_by(|x, y| cycles(x).total_cmp(&cycles(y)));
+        plans.into_iter().map(|(plan, _)| plan).collect()
+    }
+
+    /// The plans of other tiles that sum in the same order, those first that take the least time by the
+    /// estimate.
+    pub(super) fn same_sums(&self, problem: &Problem) -> Vec<Plan> {
+        let mut plans = TILES.map(|tile| Plan { tile, ..*self }).to_vec();
+        plans.sort_by(|x, y| x.estimate(problem).total_cmp(&y.estimate(problem)));
+        plans
     }
 
     /// The plan that takes the least time by a rough estimate, with sums in at most so many blocks.
