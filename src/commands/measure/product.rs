@@ -1,6 +1,7 @@
 //! The time and the error of one matrix product.
 
 use super::super::backend::{Backend, too_large};
+use super::super::tune::Tuner;
 use super::error::{ProductError, Sample, product_error};
 use super::loaded::Loaded;
 use super::median;
@@ -9,7 +10,7 @@ use crate::error::Result;
 use crate::exact::fill_normal;
 use crate::kernels::Kernel;
 use crate::ops::Recorder;
-use crate::ops::gemm::{Gemm, Matrix, Pass};
+use crate::ops::gemm::{Gemm, Matrix, Pass, Tuning};
 use crate::recording::{
     Dispatch, Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
 };
@@ -64,6 +65,8 @@ struct ProductProgram {
     program: Program,
     operands: Vec<[View; 2]>,
     c: View,
+    /// The product, as a recorder was asked for it.
+    asked: Vec<Gemm>,
     /// What packs each pair of operands, where the precision asks for it: run once, before any product.
     packing: Vec<RecordingId>,
     recordings: Vec<(usize, RecordingId)>,
@@ -86,7 +89,8 @@ impl Product {
 
     /// Refuses a product that the device has no room for. The program's description takes no memory yet.
     pub fn check_fit(&self, backend: &Backend) -> Result<()> {
-        let fits = backend.fits(&self.program(1, backend.traits(self.precision)).program);
+        let program = self.program(1, backend.traits(self.precision), &Tuning::default()).program;
+        let fits = backend.fits(&program);
         if fits { Ok(()) } else { Err(too_large(backend, self.sizes)) }
     }
 
@@ -103,7 +107,7 @@ impl Product {
         Gemm::new(pass, self.sizes, a, b, Matrix::new(c, n))
     }
 
-    fn program(&self, sets: usize, traits: Traits) -> ProductProgram {
+    fn program(&self, sets: usize, traits: Traits, tuning: &Tuning) -> ProductProgram {
         let [m, k, n] = self.sizes;
         let mut program = Program::default();
         let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
@@ -112,16 +116,18 @@ impl Product {
         let c = add("c", m * n);
         let room = add("room", 1).buffer;
         let mut products = Vec::new();
-        let mut packing = Vec::new();
+        let (mut packing, mut asked) = (Vec::new(), Vec::new());
         for (set, operands) in operands.iter().enumerate() {
-            let mut r = Recorder::new(traits, Some(room));
+            let recorder = |room| Recorder::new(traits, Some(room)).tuned(tuning.clone());
+            let mut r = recorder(room);
             r.multiply(&self.gemm(*operands, c));
             if r.dispatches.iter().any(is_packing) && set > 0 {
                 // Packed operands stay, so each pair needs room of its own.
                 let room = program.add_buffer(&format!("room.{set}"), 1, Group::Scratch, Residence::Device);
-                r = Recorder::new(traits, Some(room.buffer));
+                r = recorder(room.buffer);
                 r.multiply(&self.gemm(*operands, c));
             }
+            asked.clone_from(&r.products);
             let (packs, product): (Vec<_>, Vec<_>) = r.dispatches.drain(..).partition(is_packing);
             let any = !packs.is_empty();
             products.push(product);
@@ -134,14 +140,16 @@ impl Product {
             (calls, program.add_recording(&format!("{calls} products"), dispatches))
         };
         let recordings = CALLS.into_iter().map(&mut record).collect();
-        ProductProgram { program, operands, c, packing, recordings }
+        ProductProgram { program, operands, c, asked, packing, recordings }
     }
 
-    /// Takes the product's memory and fills it.
-    pub fn load(self, backend: &Backend) -> Result<LoadedProduct> {
+    /// Tunes the product, takes its memory and fills it.
+    pub fn load(self, backend: &Backend, tuner: &mut Tuner) -> Result<LoadedProduct> {
         let traits = backend.traits(self.precision);
-        let many = self.program(self.sets(), traits);
-        let parts = if backend.fits(&many.program) { many } else { self.program(1, traits) };
+        let asked = self.program(1, traits, &Tuning::default()).asked;
+        let tuning = &tuner.of_products(backend, self.precision, &asked);
+        let many = self.program(self.sets(), traits, tuning);
+        let parts = if backend.fits(&many.program) { many } else { self.program(1, traits, tuning) };
         let mut loaded = Loaded::load(backend, parts.program.clone())?;
         let mut random = vec![0.0; RANDOM_WORDS];
         fill_normal(&mut random, 1.0, 1, 0, 0);
