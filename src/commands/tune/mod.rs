@@ -7,6 +7,8 @@
 mod cache;
 mod contest;
 mod stand;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
