@@ -325,10 +325,15 @@ impl Stand for DeviceStand {
         let counts = self.parts.counts;
         self.executor.submit(*prepare, &[])?;
         self.executor.wait_idle()?;
-        let start = Instant::now();
-        self.executor.submit(*reference, &[])?;
-        self.executor.wait_idle()?;
-        if start.elapsed().as_secs_f64() > LONGEST_S {
+        // The first run also pays for what the driver puts off until a kernel is used.
+        let mut seconds = [0.0; 2];
+        for seconds in &mut seconds {
+            let start = Instant::now();
+            self.executor.submit(*reference, &[])?;
+            self.executor.wait_idle()?;
+            *seconds = start.elapsed().as_secs_f64();
+        }
+        if seconds[1] > LONGEST_S {
             return Ok(None);
         }
         self.executor.write(counts, &vec![0; counts.words])?;
