@@ -4,6 +4,8 @@ use super::contest::Stand;
 use super::*;
 use crate::config::{ModelConfig, Preset};
 use crate::ops::gemm::fast::Plan;
+use crate::ops::gemm::halves::{self, HalvesPlan, HalvesTile};
+use crate::ops::gemm::units::{UnitPlan, UnitTile};
 use crate::ops::gemm::{Matrix, Pass};
 use crate::recording::{BufferId, View};
 use crate::vulkan::{Selection, devices};
@@ -51,9 +53,18 @@ fn agree(device: &Arc<Device>, traits: Traits, contestants: &[Contestant]) -> Ve
     found
 }
 
-/// Ways that are quickly built by software Vulkan: of the smaller tiles.
+/// Ways that are quickly built by software Vulkan: of the smaller tiles. Its matrix units fill few of those that
+/// GPUs choose from, so there others stand for them.
 fn ways(gemm: &Gemm, traits: &Traits) -> Vec<Way> {
-    let all = Way::best(gemm, traits, true).alternatives(gemm, traits, true);
+    let best = Way::best(gemm, traits, true);
+    if let (Way::Units(plan), Some(units)) = (best, traits.matrix_units) {
+        let small = |step, columns, band| UnitTile { step, band, ..UnitTile::new([32, columns], [16, 16]) };
+        let tiles = [plan.tile, small(16, 32, 8), small(32, 32, 1), small(32, 64, 2), small(64, 32, 3)];
+        let trans = [gemm.a.layout.trans, gemm.b.layout.trans];
+        let possible = tiles.into_iter().filter(|tile| tile.is_even(trans, units));
+        return possible.map(|tile| Way::Units(UnitPlan { tile, ..plan })).collect();
+    }
+    let all = best.alternatives(gemm, traits, true);
     all[all.len().saturating_sub(3)..].to_vec()
 }
 
@@ -70,6 +81,23 @@ fn products() -> Vec<Gemm> {
     vec![bias, transposed, gemm([72, 24, 72], Causal::LowerOutput, 3), lower, upper]
 }
 
+/// Products whose factors, and whose result, are packed.
+fn packed() -> [Gemm; 2] {
+    let plain = gemm([96, 560, 64], Causal::None, 1);
+    let packed = Gemm { a: plain.a.packed(), b: plain.b.packed(), ..plain };
+    [packed, Gemm { c: packed.c.packed(), ..packed }]
+}
+
+/// A product of split factors by tiles that are quickly built, where a device has the units for it.
+fn of_split_factors(traits: &Traits) -> Option<Contestant> {
+    halves::wanted(traits)?;
+    let tile = HalvesTile::new([32, 32], [16, 16]);
+    let longer = HalvesTile { step: 32, shares: 2, band: 1, ..tile };
+    let tiles = [tile, longer, HalvesTile { columns: 64, ahead: false, ..tile }];
+    let ways = tiles.map(|tile| Way::Halves(HalvesPlan { tile, block_terms: 128 }));
+    Some(Contestant { gemm: gemm([96, 320, 64], Causal::None, 1), ways: ways.to_vec() })
+}
+
 #[test]
 fn every_way_of_every_product_has_the_same_bits() {
     let device = open();
@@ -80,7 +108,9 @@ fn every_way_of_every_product_has_the_same_bits() {
             continue;
         }
         let contestant = |gemm: Gemm| Contestant { gemm, ways: ways(&gemm, &traits) };
-        let contestants: Vec<_> = products().into_iter().map(contestant).collect();
+        let mut contestants: Vec<_> = products().into_iter().map(contestant).collect();
+        contestants.extend(packed().into_iter().filter(|_| precision == Precision::Mixed).map(contestant));
+        contestants.extend(of_split_factors(&traits));
         for (contestant, agree) in contestants.iter().zip(agree(&device, traits, &contestants)) {
             let Contestant { gemm, ways } = contestant;
             assert!(ways.len() > 1, "{gemm:?}");
