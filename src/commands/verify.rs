@@ -42,8 +42,9 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
     let mut trainers = Vec::new();
     let mut backends = Vec::new();
     for choice in args.devices() {
-        let opened = Backend::open(&choice, config.precision)
-            .and_then(|chosen| Ok((trainer(&chosen.backend, &config, &data, &initial, &mut tuner)?, chosen.backend)));
+        let opened = Backend::open(&choice, config.precision).and_then(|chosen| {
+            Ok((trainer(&chosen.backend, &config, &data, &initial, &mut tuner)?, chosen.backend))
+        });
         let (trainer, backend) = opened.map_err(&remedy)?;
         trainers.push(trainer);
         backends.push(backend);

@@ -212,7 +212,8 @@ fn worthwhile(products: &[Gemm], traits: &Traits) -> Vec<Entry> {
         let best = Way::best(gemm, traits, true);
         by_key.entry(key(gemm, &best)).or_insert((0.0, gemm, best)).0 += flops(gemm);
     }
-    let mut found: Vec<_> = by_key.into_iter().filter(|(_, (work, ..))| *work >= LEAST_SHARE * total).collect();
+    let mut found: Vec<_> =
+        by_key.into_iter().filter(|(_, (work, ..))| *work >= LEAST_SHARE * total).collect();
     found.sort_by(|(_, x), (_, y)| y.0.total_cmp(&x.0));
     let entry = |(key, (_, gemm, best)): (String, (f64, &Gemm, Way))| {
         let ways = best.alternatives(gemm, traits, true);
@@ -283,7 +284,8 @@ impl Findings {
     }
 
     fn summary(&self, time: Duration) -> String {
-        let gain = if self.changed > 0 { format!(", up to {:.2} x as fast", self.gain) } else { String::new() };
+        let gain =
+            if self.changed > 0 { format!(", up to {:.2} x as fast", self.gain) } else { String::new() };
         let left = match self.left {
             0 => String::new(),
             left => format!("; {left} not reached in time"),

@@ -123,7 +123,8 @@ impl Sizes {
             let [a_words, b_words, c_words] =
                 [(&gemm.a, a), (&gemm.b, b), (&gemm.c, c)].map(|(matrix, n)| words_of(matrix, n));
             let of = |packed: bool| {
-                let words = |matrix: &Matrix, words| if matrix.packed == packed { align_words(words) } else { 0 };
+                let words =
+                    |matrix: &Matrix, words| if matrix.packed == packed { align_words(words) } else { 0 };
                 words(&gemm.a, a_words) + words(&gemm.b, b_words)
             };
             sizes.floats = sizes.floats.max(of(false)).max(gemm.n);

@@ -144,7 +144,12 @@ impl UnitPlan {
 
     /// The plans of other tiles that sum in the same order, those first that take the least time by the
     /// estimate.
-    pub(super) fn same_sums(&self, problem: &Problem, units: MatrixUnits, shared_bytes: usize) -> Vec<UnitPlan> {
+    pub(super) fn same_sums(
+        &self,
+        problem: &Problem,
+        units: MatrixUnits,
+        shared_bytes: usize,
+    ) -> Vec<UnitPlan> {
         let trans = [problem.a.trans, problem.b.trans];
         let possible = |tile: &&UnitTile| {
             tile.is_even(trans, units) && tile.shared_bytes(trans, units) <= shared_bytes as u64

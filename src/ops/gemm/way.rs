@@ -165,17 +165,7 @@ impl Way {
 // Every field is named, so that one added later cannot be forgotten.
 
 fn fast_name(tile: &FastTile) -> String {
-    let FastTile {
-        rows,
-        columns,
-        row_quads,
-        column_quads,
-        step,
-        shares,
-        near_across,
-        band,
-        unrolled,
-    } = tile;
+    let FastTile { rows, columns, row_quads, column_quads, step, shares, near_across, band, unrolled } = tile;
     format!(
         "{rows}x{columns} by {row_quads}x{column_quads} quads, {shares}x{step} terms, unrolled {unrolled}, \
          near {near_across}, band {band}"
@@ -188,18 +178,8 @@ fn unit_name(tile: &UnitTile) -> String {
 }
 
 fn halves_name(tile: &HalvesTile) -> String {
-    let HalvesTile {
-        rows,
-        columns,
-        part_rows,
-        part_columns,
-        step,
-        shares,
-        chunk,
-        low_shift,
-        ahead,
-        band,
-    } = tile;
+    let HalvesTile { rows, columns, part_rows, part_columns, step, shares, chunk, low_shift, ahead, band } =
+        tile;
     let ahead = if *ahead { ", ahead" } else { "" };
     format!(
         "{rows}x{columns} by {part_rows}x{part_columns}, {shares}x{step} terms, chunks of {chunk}, \
