@@ -146,6 +146,10 @@ impl Tuner {
                 tracing::warn!("the tiles could not be timed ({error}): they stay as they are");
             }
         }
+        // A run that is resumed takes what it began with, so the rest is said too.
+        for Entry { contestant, key } in &entries {
+            names.entry(key.clone()).or_insert_with(|| contestant.ways[0].name());
+        }
         Tuning { names }
     }
 
