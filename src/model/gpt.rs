@@ -7,6 +7,7 @@ use crate::model::block::{Block, masked};
 use crate::model::head::Head;
 use crate::model::norm::{Norm, OntoStream, Stream};
 use crate::ops::dropout::Dropout;
+use crate::ops::gemm::Tuning;
 use crate::ops::softmax::AttentionShape;
 use crate::ops::{Recorder, embedding};
 use crate::recording::{BufferId, Group, Program, Residence, Traits, View};
@@ -34,6 +35,8 @@ pub struct Gpt {
     pub params: View,
     /// Partial sums of products that are cut into blocks; as long as the recordings need.
     products: BufferId,
+    /// How products are computed where not by the estimates.
+    pub tuning: Tuning,
     ln_f: Norm,
     training: Layers,
     inference: Layers,
@@ -128,6 +131,7 @@ impl Gpt {
             arena,
             params,
             products,
+            tuning: Tuning::default(),
             activations,
         }
     }
@@ -139,7 +143,7 @@ impl Gpt {
 
     /// A recorder for passes of this model.
     pub fn recorder(&self, traits: Traits) -> Recorder {
-        Recorder::new(traits, Some(self.products))
+        Recorder::new(traits, Some(self.products)).tuned(self.tuning.clone())
     }
 
     /// Positions of a batch, N.

@@ -142,6 +142,24 @@ impl UnitPlan {
         least.expect("the smallest tile is possible everywhere")
     }
 
+    /// The plans of other tiles that sum in the same order, those first that take the least time by the
+    /// estimate.
+    pub(super) fn same_sums(
+        &self,
+        problem: &Problem,
+        units: MatrixUnits,
+        shared_bytes: usize,
+    ) -> Vec<UnitPlan> {
+        let trans = [problem.a.trans, problem.b.trans];
+        let possible = |tile: &&UnitTile| {
+            tile.is_even(trans, units) && tile.shared_bytes(trans, units) <= shared_bytes as u64
+        };
+        let tiles = TILES.iter().filter(possible);
+        let mut plans: Vec<_> = tiles.map(|&tile| UnitPlan { tile, ..*self }).collect();
+        plans.sort_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
+        plans
+    }
+
     /// Blocks of terms.
     pub fn blocks(&self, problem: &Problem) -> usize {
         problem.k.div_ceil(self.block_terms)
