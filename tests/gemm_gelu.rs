@@ -1,5 +1,5 @@
-//! Products on matrix units that go into GELU, or into its gradient, are close to the exact operations one after
-//! the other. On a device without matrix units that hlx has kernels for, nothing can be said.
+//! Products on matrix units that go into GELU, or into its gradient, are close to the exact operations one
+//! after the other. On a device without matrix units that hlx has kernels for, nothing can be said.
 
 mod common;
 #[path = "common/halves.rs"]
@@ -57,7 +57,8 @@ impl Case {
         if self.narrow {
             return Tensor::narrow(self.add(held.chunks(2).map(|two| two[0] | two[1] << 16).collect()), len);
         }
-        self.add(held.into_iter().map(|half| (from_half(half, self.factor) / scale).to_bits()).collect()).into()
+        self.add(held.into_iter().map(|half| (from_half(half, self.factor) / scale).to_bits()).collect())
+            .into()
     }
 
     fn output(&mut self, what: &'static str, len: usize, gradient: bool) -> Tensor {

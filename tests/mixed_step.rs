@@ -82,9 +82,8 @@ fn moments_after_two_steps_are_close_to_the_exact_ones() {
         Factor::Bf16 => 0.1,
         Factor::F16 => 0.02,
     };
-    let cpu = |train: &TrainProgram| {
-        Ok(Box::new(CpuExecutor::load(train.program.clone())?) as Box<dyn Executor>)
-    };
+    let cpu =
+        |train: &TrainProgram| Ok(Box::new(CpuExecutor::load(train.program.clone())?) as Box<dyn Executor>);
     let (wanted, wanted_losses) = run(CpuExecutor::TRAITS, cpu, 1);
     let traits = Traits { precision: Precision::Mixed, fast_shared_memory: true, ..device.traits() };
     let vulkan = |train: &TrainProgram| {

@@ -88,7 +88,8 @@ impl Activations {
         let rows = if training { head::rows_at_a_time(n, config.vocab_size) } else { n };
         let logits = kept.add("logits", rows * config.vocab_size);
         let narrow_row = head::narrow_row(config.vocab_size, traits).filter(|_| narrow);
-        let d_logits = kept.tensor("d_logits", n * narrow_row.unwrap_or(config.vocab_size), narrow_row.is_some());
+        let d_logits =
+            kept.tensor("d_logits", n * narrow_row.unwrap_or(config.vocab_size), narrow_row.is_some());
         let d_stream = training.then(|| StreamGradient {
             full: kept.add("d_stream", n * c),
             narrow: narrow.then(|| kept.factor("d_stream.narrow", n * c)),
@@ -196,7 +197,8 @@ fn scratch(
             .then(|| ["probs.dropped", "d_probs"].map(|name| room.add(name, shape.score_words()))),
         d_heads: training.then(|| room.factor("d_heads", n * c)),
         d_qkv: training.then(|| room.factor("d_qkv", 3 * n * c)),
-        partials: training.then(|| room.add("attention.partials", column_sum::scratch_words(3 * c, room.narrow))),
+        partials: training
+            .then(|| room.add("attention.partials", column_sum::scratch_words(3 * c, room.narrow))),
     };
     let backward = training.then(|| BackwardScratch {
         d_normed: room.factor("d_normed", n * c),

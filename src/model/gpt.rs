@@ -7,7 +7,7 @@ use crate::model::block::{Block, masked};
 use crate::model::head::Head;
 use crate::model::norm::{Norm, OntoStream, Stream};
 use crate::ops::dropout::Dropout;
-use crate::ops::gemm::units;
+use crate::ops::gemm::{Tuning, units};
 use crate::ops::pack::packed_words;
 use crate::ops::softmax::AttentionShape;
 use crate::ops::{Recorder, embedding};
@@ -38,6 +38,8 @@ pub struct Gpt {
     packed: Option<(View, MatrixUnits)>,
     /// Partial sums of products that are cut into blocks; as long as the recordings need.
     products: BufferId,
+    /// How products are computed where not by the estimates.
+    pub tuning: Tuning,
     ln_f: Norm,
     training: Layers,
     inference: Layers,
@@ -137,6 +139,7 @@ impl Gpt {
             params,
             packed,
             products,
+            tuning: Tuning::default(),
             activations,
         }
     }
@@ -148,7 +151,7 @@ impl Gpt {
 
     /// A recorder for passes of this model.
     pub fn recorder(&self, traits: Traits) -> Recorder {
-        Recorder::new(traits, Some(self.products))
+        Recorder::new(traits, Some(self.products)).tuned(self.tuning.clone())
     }
 
     /// Positions of a batch, N.

@@ -75,7 +75,15 @@ impl Mlp {
         if !saved.pre.narrow {
             self.proj.backward(r, params, grads, saved.act, branch.d_output, scratch.d_wide, partials);
             gelu::backward(r, saved.pre.full(), scratch.d_wide.full());
-            return self.fc.backward(r, params, grads, input, scratch.d_wide, d_input, Some(scratch.partials));
+            return self.fc.backward(
+                r,
+                params,
+                grads,
+                input,
+                scratch.d_wide,
+                d_input,
+                Some(scratch.partials),
+            );
         }
         let after = After::GeluGradient {
             pre: saved.pre.view,

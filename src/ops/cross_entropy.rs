@@ -61,8 +61,12 @@ pub fn short(r: &mut Recorder, logits: View, targets: View, losses: View, gradie
     assert!(gradient.narrow && gradient.len == rows * short_row(vocab_size), "the gradient is [N,row]");
     assert_eq!(losses.words, rows, "losses are [N]");
     let pairs = short_row(vocab_size) / 2;
-    let push =
-        cross_entropy_short::Push { rows: rows as u32, vocab_size: vocab_size as u32, pairs: pairs as u32, scale };
+    let push = cross_entropy_short::Push {
+        rows: rows as u32,
+        vocab_size: vocab_size as u32,
+        pairs: pairs as u32,
+        scale,
+    };
     r.add(cross_entropy_short::dispatch(
         push,
         cross_entropy_short::Specialization { f16: narrow::f16(&r.traits), ..Default::default() },

@@ -6,6 +6,7 @@ pub mod adam;
 pub mod admission;
 pub mod attention;
 pub mod column_sum;
+pub mod compare;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;

@@ -5,8 +5,8 @@ use super::grid::flat_groups;
 use super::layernorm::LayerNorm;
 use super::tensor::Tensor;
 use crate::kernels::{
-    column_partials_narrow, column_totals, layernorm_add_narrow,
-    layernorm_backward_narrow, layernorm_finish_narrow, layernorm_narrow,
+    column_partials_narrow, column_totals, layernorm_add_narrow, layernorm_backward_narrow,
+    layernorm_finish_narrow, layernorm_narrow,
 };
 use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, View};
 

@@ -2,7 +2,7 @@
 
 use crate::ops::gemm::halves::{self, HalvesPlan};
 use crate::ops::gemm::units::{self, UnitPlan};
-use crate::ops::gemm::{Gemm, Matrix, Split};
+use crate::ops::gemm::{After, Gemm, Matrix, Tuning, Way};
 use crate::ops::levels::in_levels;
 use crate::ops::pack::{pack, packed_words};
 use crate::ops::split::{split, split_words};
@@ -20,6 +20,10 @@ pub struct Recorder {
     pub traits: Traits,
     /// What was recorded so far.
     pub dispatches: Vec<Dispatch>,
+    /// Every product that was asked for, its factors marked as packed if they are multiplied so.
+    pub products: Vec<Gemm>,
+    /// How products are computed where not by the estimates.
+    tuning: Tuning,
     room: Option<Room>,
     /// What lies packed or split in the room: what it was made from, and where it is.
     packed: Vec<(View, View)>,
@@ -56,7 +60,20 @@ impl Recorder {
     /// An empty recorder. Without a buffer to lend room from, no product is split and no factor packed.
     pub fn new(traits: Traits, room: Option<BufferId>) -> Recorder {
         let room = room.map(|buffer| Room { buffer, next: 0, words: 1 });
-        Recorder { traits, dispatches: Vec::new(), room, packed: Vec::new(), whole: None }
+        Recorder {
+            traits,
+            dispatches: Vec::new(),
+            products: Vec::new(),
+            tuning: Tuning::default(),
+            room,
+            packed: Vec::new(),
+            whole: None,
+        }
+    }
+
+    /// The same, with products computed as a tuning says.
+    pub fn tuned(self, tuning: Tuning) -> Recorder {
+        Recorder { tuning, ..self }
     }
 
     /// Adds a dispatch after those before.
@@ -93,28 +110,31 @@ impl Recorder {
     /// Adds a matrix product, in two dispatches where that keeps the device busier.
     pub fn multiply(&mut self, gemm: &Gemm) {
         let gemm = &Gemm { a: self.in_arena(gemm.a), b: self.in_arena(gemm.b), ..*gemm };
-        if let Some(units) = units::wanted(&self.traits) {
-            if self.room.is_some() && units::worth_packing(gemm) {
-                return self.multiply_packed(gemm, units);
-            }
-            let plan = UnitPlan::best(&gemm.problem(), units, self.room.is_some() && gemm.is_plain());
-            let words = plan.partial_words(&gemm.problem());
-            let partials = (words > 0).then(|| self.take_partials(words));
-            let dispatches = units::record(gemm, units, &plan, partials);
-            return dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
-        }
-        if let Some(units) = halves::wanted(&self.traits)
-            && self.room.is_some()
-            && let Some(plan) = halves::faster(gemm, &self.traits)
-        {
-            return self.multiply_split(gemm, units, &plan);
-        }
-        let split = if self.room.is_some() { Split::new(gemm, &self.traits) } else { None };
-        let Some(split) = split else {
-            return self.add(gemm.record(&self.traits));
+        let has_room = self.room.is_some();
+        let packing = units::wanted(&self.traits).filter(|_| has_room && units::worth_packing(gemm));
+        let asked = match packing {
+            Some(_) => Gemm { a: gemm.a.packed(), b: gemm.b.packed(), ..*gemm },
+            None => *gemm,
         };
-        let partials = self.take_partials(split.partial_words());
-        split.record(None, partials).into_iter().for_each(|dispatch| self.add(dispatch));
+        let may_split = has_room && gemm.is_plain();
+        let way = match gemm.after {
+            // The order in which columns are summed follows from the tile.
+            After::GeluGradient { .. } => Way::best(&asked, &self.traits, may_split),
+            After::Nothing | After::Gelu { .. } => {
+                self.products.push(Gemm { after: After::Nothing, ..asked });
+                self.tuning.way(&asked, &self.traits, may_split)
+            }
+        };
+        match (way, packing, halves::wanted(&self.traits)) {
+            (Way::Units(plan), Some(units), _) => self.multiply_packed(gemm, units, &plan),
+            (Way::Halves(plan), _, Some(units)) => self.multiply_split(gemm, units, &plan),
+            _ => {
+                let words = way.partial_words(gemm);
+                let partials = (words > 0).then(|| self.take_partials(words));
+                let dispatches = way.record(gemm, &self.traits, None, partials);
+                dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
+            }
+        }
     }
 
     /// Adds what was recorded to a program, in an order that lets a device run much of it side by side.
@@ -138,15 +158,14 @@ impl Recorder {
         self.take(words)
     }
 
-    fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits) {
-        let plan = UnitPlan::best(&gemm.problem(), units, gemm.is_plain());
+    fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) {
         let partial_words = plan.partial_words(&gemm.problem());
         let source = |factor: &Matrix| (!factor.packed).then_some(factor.view);
         let needed = |factor| source(factor).map(|view| (view, packed_words(view.words)));
         self.make_room([needed(&gemm.a), needed(&gemm.b)], partial_words);
         let (a, b) = (self.packed(gemm.a, units), self.packed(gemm.b, units));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
-        let dispatches = units::record(&Gemm { a, b, ..*gemm }, units, &plan, partials);
+        let dispatches = units::record(&Gemm { a, b, ..*gemm }, units, plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
     }
 

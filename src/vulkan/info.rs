@@ -37,6 +37,9 @@ pub struct DeviceInfo {
     pub name: String,
     /// The driver's name and version.
     pub driver: String,
+    /// Who made it, and which of their devices it is, as numbers.
+    pub vendor_id: u32,
+    pub device_id: u32,
     /// What sort of processor it is.
     pub kind: Kind,
     /// True if it can keep the exact contract (NUMERICS.md).
@@ -158,6 +161,8 @@ fn base_info(
         index,
         name: vk10.device_name_as_c_str().map_or_else(|_| "unnamed".to_owned(), text),
         driver: format!("version {:#x}", vk10.driver_version),
+        vendor_id: vk10.vendor_id,
+        device_id: vk10.device_id,
         kind: match vk10.device_type {
             vk::PhysicalDeviceType::DISCRETE_GPU => Kind::Discrete,
             vk::PhysicalDeviceType::INTEGRATED_GPU => Kind::Integrated,

@@ -10,13 +10,17 @@ mod problem;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod tuning;
 mod twin;
 pub mod units;
+mod way;
 
 pub use blocks::{Split, gemm_finish};
 pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words};
 pub use problem::{Causal, Layout, Problem};
+pub use tuning::Tuning;
 pub use twin::{Operands, multiply};
+pub use way::{Way, key};
 
 use crate::exact::K_BLOCK;
 use crate::kernels;
@@ -116,8 +120,8 @@ pub struct Gemm {
     pub after: After,
 }
 
-/// What is done to a product's elements before they are written. Anything but nothing takes matrix units, and a
-/// packed result of rows of eights, one after the other.
+/// What is done to a product's elements before they are written. Anything but nothing takes matrix units, and
+/// a packed result of rows of eights, one after the other.
 #[derive(Clone, Copy, Debug)]
 pub enum After {
     /// They are what is wanted.
@@ -183,16 +187,7 @@ impl Gemm {
     /// Chooses the kernel and its tiles. Panics if the numbers contradict each other or the views:
     /// a program's fault, never a user's.
     pub fn record(&self, traits: &Traits) -> Dispatch {
-        if let Some(units) = units::wanted(traits) {
-            let plan = units::UnitPlan::best(&self.problem(), units, false);
-            return units::record(self, units, &plan, None).remove(0);
-        }
-        if traits.wants_fast_kernels() {
-            return fast::record(self, &fast::Plan::best(&self.problem(), 1));
-        }
-        let best = || Tiling::Shared(fast::Plan::best_exact(&self.problem(), false).tile);
-        let tiling = if traits.fast_shared_memory { best() } else { Tiling::Alone };
-        self.record_tiled(tiling)
+        Way::best(self, traits, false).record(self, traits, None, None).remove(0)
     }
 
     /// [`Gemm::record`] with the tiles given: any choice gives the same bits.

@@ -13,9 +13,7 @@ use crate::kernels::gemm_finish_packed;
 use crate::ops::grid::flat_groups;
 use crate::ops::narrow;
 use crate::precision::Precision;
-use crate::recording::{
-    Dispatch, Factor, MatrixUnits, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
-};
+use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, VIEW_ALIGNMENT_WORDS, View, align_words};
 
 /// How a workgroup of `gemm_bf16` or `gemm_f16` works on its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +141,24 @@ impl UnitPlan {
         });
         let least = plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
         least.expect("the smallest tile is possible everywhere")
+    }
+
+    /// The plans of other tiles that sum in the same order, those first that take the least time by the
+    /// estimate.
+    pub(super) fn same_sums(
+        &self,
+        problem: &Problem,
+        units: MatrixUnits,
+        shared_bytes: usize,
+    ) -> Vec<UnitPlan> {
+        let trans = [problem.a.trans, problem.b.trans];
+        let possible = |tile: &&UnitTile| {
+            tile.is_even(trans, units) && tile.shared_bytes(trans, units) <= shared_bytes as u64
+        };
+        let tiles = TILES.iter().filter(possible);
+        let mut plans: Vec<_> = tiles.map(|&tile| UnitPlan { tile, ..*self }).collect();
+        plans.sort_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
+        plans
     }
 
     /// Blocks of terms.
