@@ -60,7 +60,8 @@ impl Linear {
     }
 
     /// From d_output `[N,out]`: d_input `[N,in]`, and the parameters' gradients into the arena `grads`.
-    /// `partials` is scratch of [`column_sum::scratch_words`]; without it, the bias's gradient is left to the caller.
+    /// `partials` is scratch of [`column_sum::scratch_words`]; without it, the bias's gradient is left to the
+    /// caller.
     pub fn backward(
         &self,
         r: &mut Recorder,

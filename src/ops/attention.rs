@@ -150,8 +150,8 @@ impl Kernels {
         of_each_part[part as usize]
     }
 
-    /// Plans of a part, the best first as measured on an H200 for heads of 64 channels, of short contexts also
-    /// of 32.
+    /// Plans of a part, the best first as measured on an H200 for heads of 64 channels, of short contexts
+    /// also of 32.
     fn plans(self, part: Part, context: usize) -> Vec<Plan> {
         let in_registers = matches!(self, Kernels::Matrix(units) if units.in_registers);
         let plan = |&(owned, other, own, at_once): &(usize, usize, usize, usize)| {
