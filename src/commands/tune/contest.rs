@@ -22,8 +22,8 @@ pub trait Stand {
 /// Every way has a turn in each round.
 const ROUNDS: usize = 5;
 
-/// A way wins only if the median of its times is shorter than way 0's by so much, and all but one of its times
-/// are shorter than way 0's of the same round: what noise decides would be another way at every start.
+/// A way wins only if the median of its times is shorter than way 0's by so much, and all but one of its
+/// times are shorter than way 0's of the same round: what noise decides would be another way at every start.
 const LEAD: f64 = 1.03;
 const ROUNDS_WON: usize = ROUNDS - 1;
 

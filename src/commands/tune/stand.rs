@@ -41,7 +41,8 @@ const RUNS: usize = 2;
 /// keeps busy for too long.
 const LONGEST_S: f64 = 0.1;
 
-/// How long the device is kept busy before anything is timed, in seconds: one that was idle is slow for a while.
+/// How long the device is kept busy before anything is timed, in seconds: one that was idle is slow for a
+/// while.
 const WARM_S: f64 = 0.04;
 
 /// The recordings of one product.
