@@ -222,8 +222,8 @@ fn worthwhile(products: &[Gemm], traits: &Traits) -> Vec<Entry> {
     found.sort_by(|(_, x), (_, y)| y.0.total_cmp(&x.0));
     let entry = |(key, (_, gemm, best)): (String, (f64, &Gemm, Way))| {
         let ways = best.alternatives(gemm, traits, true);
-        let can_be = ways.len() > 1 && is_possible(gemm);
-        can_be.then(|| Entry { contestant: Contestant { gemm: *gemm, ways }, key })
+        let entry = Entry { contestant: Contestant { gemm: *gemm, ways }, key };
+        (entry.contestant.ways.len() > 1 && is_possible(gemm)).then_some(entry)
     };
     found.into_iter().filter_map(entry).collect()
 }
@@ -256,7 +256,9 @@ fn time_on(
         left = rest;
         let Some(program) = program else { continue };
         let mut stand = DeviceStand::load(device, program)?;
+        let loaded = start.elapsed();
         stand.warm_up()?;
+        tracing::info!("{count} products loaded after {loaded:.1?}, warm after {:.1?}", start.elapsed());
         for (number, entry) in group.iter().enumerate() {
             if start.elapsed() >= longest {
                 findings.left += group.len() - number;

@@ -93,7 +93,7 @@ fn of_split_factors(traits: &Traits) -> Option<Contestant> {
     halves::wanted(traits)?;
     let tile = HalvesTile::new([32, 32], [16, 16]);
     let longer = HalvesTile { step: 32, shares: 2, band: 1, ..tile };
-    let tiles = [tile, longer, HalvesTile { columns: 64, ahead: false, ..tile }];
+    let tiles = [tile, longer, HalvesTile { columns: 64, part_columns: 32, ahead: false, ..tile }];
     let ways = tiles.map(|tile| Way::Halves(HalvesPlan { tile, block_terms: 128 }));
     Some(Contestant { gemm: gemm([96, 320, 64], Causal::None, 1), ways: ways.to_vec() })
 }

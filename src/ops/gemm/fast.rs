@@ -108,10 +108,9 @@ impl FastTile {
 
     /// The specialization constants of a product's kernel after those of its layouts.
     pub(super) fn specialization(&self, problem: &Problem) -> [u32; 12] {
-        let moved_at_once = 4 * self.invocations();
-        let shares = [self.rows * self.step, self.columns * self.step];
-        let whole_moves = shares.iter().all(|share| share.is_multiple_of(moved_at_once));
-        assert!(whole_moves, "a share is not moved by all invocations alike: {self:?}");
+        // Invocations fetch as many fours of elements each.
+        let even = |side: usize| (side * self.step).is_multiple_of(4 * self.invocations());
+        assert!(even(self.rows) && even(self.columns), "{self:?} is not fetched evenly");
         let layouts = [problem.a, problem.b, problem.c];
         let whole = problem.m.is_multiple_of(self.rows)
             && problem.n.is_multiple_of(self.columns)
