@@ -32,7 +32,8 @@ use crate::vulkan::{Device, Kind};
 /// Products are tuned that have this share of a program's multiplications or more.
 const LEAST_SHARE: f64 = 0.004;
 
-/// How long all products together may take: those not reached by then keep their ways. The largest come first.
+/// How long all products together may take: those not reached by then keep their ways. The largest come
+/// first.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Products that are loaded at a time: enough to build their kernels on all cores.
@@ -119,8 +120,8 @@ impl Tuner {
         }
     }
 
-    /// How some products are to be computed. A device that fails meanwhile fails no command: they then stay as
-    /// they are.
+    /// How some products are to be computed. A device that fails meanwhile fails no command: they then stay
+    /// as they are.
     pub fn of_products(&mut self, backend: &Backend, precision: Precision, products: &[Gemm]) -> Tuning {
         let (Some(device), Some(place)) = (self.device(backend), place(backend, precision)) else {
             return Tuning::default();
@@ -221,8 +222,8 @@ fn worthwhile(products: &[Gemm], traits: &Traits) -> Vec<Entry> {
     found.sort_by(|(_, x), (_, y)| y.0.total_cmp(&x.0));
     let entry = |(key, (_, gemm, best)): (String, (f64, &Gemm, Way))| {
         let ways = best.alternatives(gemm, traits, true);
-        let can_be = ways.len() > 1 && is_possible(gemm);
-        can_be.then(|| Entry { contestant: Contestant { gemm: *gemm, ways }, key })
+        let entry = Entry { contestant: Contestant { gemm: *gemm, ways }, key };
+        (entry.contestant.ways.len() > 1 && is_possible(gemm)).then_some(entry)
     };
     found.into_iter().filter_map(entry).collect()
 }
@@ -255,7 +256,9 @@ fn time_on(
         left = rest;
         let Some(program) = program else { continue };
         let mut stand = DeviceStand::load(device, program)?;
+        let loaded = start.elapsed();
         stand.warm_up()?;
+        tracing::info!("{count} products loaded after {loaded:.1?}, warm after {:.1?}", start.elapsed());
         for (number, entry) in group.iter().enumerate() {
             if start.elapsed() >= longest {
                 findings.left += group.len() - number;

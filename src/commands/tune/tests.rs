@@ -53,8 +53,8 @@ fn agree(device: &Arc<Device>, traits: Traits, contestants: &[Contestant]) -> Ve
     found
 }
 
-/// Ways that are quickly built by software Vulkan: of the smaller tiles. Its matrix units fill few of those that
-/// GPUs choose from, so there others stand for them.
+/// Ways that are quickly built by software Vulkan: of the smaller tiles. Its matrix units fill few of those
+/// that GPUs choose from, so there others stand for them.
 fn ways(gemm: &Gemm, traits: &Traits) -> Vec<Way> {
     let best = Way::best(gemm, traits, true);
     if let (Way::Units(plan), Some(units)) = (best, traits.matrix_units) {
@@ -93,7 +93,7 @@ fn of_split_factors(traits: &Traits) -> Option<Contestant> {
     halves::wanted(traits)?;
     let tile = HalvesTile::new([32, 32], [16, 16]);
     let longer = HalvesTile { step: 32, shares: 2, band: 1, ..tile };
-    let tiles = [tile, longer, HalvesTile { columns: 64, ahead: false, ..tile }];
+    let tiles = [tile, longer, HalvesTile { columns: 64, part_columns: 32, ahead: false, ..tile }];
     let ways = tiles.map(|tile| Way::Halves(HalvesPlan { tile, block_terms: 128 }));
     Some(Contestant { gemm: gemm([96, 320, 64], Causal::None, 1), ways: ways.to_vec() })
 }
