@@ -25,6 +25,9 @@ const TIME: Duration = Duration::from_millis(400);
 /// How often each product is repeated on a device.
 const RUNS: usize = 20;
 
+/// Rounds over all ways of computing a product on a device, after one to warm it up.
+const ROUNDS: usize = 3;
+
 #[derive(Clone, Copy)]
 struct Product {
     sizes: [usize; 3],
@@ -66,8 +69,9 @@ impl Product {
         2.0 * self.sizes.iter().product::<usize>() as f64 * self.batches as f64
     }
 
-    /// A program of this one product, and the views of its operands.
-    fn program(&self, record: impl Fn(&Gemm) -> Dispatch) -> (Program, [View; 2]) {
+    /// A program of this one product, a recording for each way of computing it, and the views of its
+    /// operands.
+    fn program(&self, ways: impl Fn(&Gemm) -> Vec<Dispatch>) -> (Program, [View; 2]) {
         let [m, k, n] = self.sizes;
         let mut program = Program::default();
         let mut matrix = |name: &str, rows: usize, columns: usize, trans: bool| {
@@ -80,7 +84,9 @@ impl Product {
         let (b_view, b) = matrix("b", k, n, self.trans_b);
         let (_, c) = matrix("c", m, n, false);
         let gemm = Gemm { batch_outer: self.batches, ..Gemm::new(Pass::Backward, self.sizes, a, b, c) };
-        program.add_recording("product", vec![record(&gemm)]);
+        for dispatch in ways(&gemm) {
+            program.add_recording("product", vec![dispatch]);
+        }
         (program, [a_view, b_view])
     }
 }
@@ -101,7 +107,7 @@ fn fill(executor: &mut dyn Executor, views: [View; 2]) {
 
 /// The shortest of many runs.
 fn seconds_on_cpu(product: &Product) -> f64 {
-    let (program, views) = product.program(|gemm| gemm.record(&CpuExecutor::TRAITS));
+    let (program, views) = product.program(|gemm| vec![gemm.record(&CpuExecutor::TRAITS)]);
     let mut executor = CpuExecutor::load(program).expect("it fits");
     fill(&mut executor, views);
     let start = Instant::now();
@@ -114,13 +120,23 @@ fn seconds_on_cpu(product: &Product) -> f64 {
     shortest.as_secs_f64()
 }
 
-/// The shortest of many runs, by the device's own clock.
-fn seconds_on(device: &Arc<Device>, product: &Product, record: impl Fn(&Gemm) -> Dispatch) -> f64 {
-    let (program, views) = product.program(record);
+/// The shortest of many runs of each way of computing a product, by the device's own clock. The ways take
+/// turns, because a card's clock wanders, and all are built before, because a card that waits slows down.
+fn seconds_on(device: &Arc<Device>, product: &Product, ways: impl Fn(&Gemm) -> Vec<Dispatch>) -> Vec<f64> {
+    let (program, views) = product.program(ways);
+    let count = program.recordings.len();
     let mut executor = VulkanExecutor::load(device, program).expect("it fits");
     fill(&mut executor, views);
-    executor.time(RecordingId(0), 2).expect("the device works");
-    executor.time(RecordingId(0), RUNS).expect("the device works").min_ms() / 1e3
+    let mut shortest = vec![f64::INFINITY; count];
+    for round in 0..=ROUNDS {
+        for (id, shortest) in shortest.iter_mut().enumerate() {
+            let seconds = executor.time(RecordingId(id), RUNS).expect("the device works").min_ms() / 1e3;
+            if round > 0 {
+                *shortest = shortest.min(seconds);
+            }
+        }
+    }
+    shortest
 }
 
 const LARGE: [Product; 5] = [
@@ -130,9 +146,6 @@ const LARGE: [Product; 5] = [
     product([768, 16384, 3072], ['T', 'N'], 1),
     product([2048, 768, 2304], ['N', 'N'], 1),
 ];
-
-/// The best of several rounds over all tilings, because a card's clock wanders.
-const ROUNDS: usize = 3;
 
 /// GFLOP/s of the exact kernels with tiles of several kinds, on large products.
 fn compare_tilings(device: &Arc<Device>) {
@@ -145,13 +158,8 @@ fn compare_tilings(device: &Arc<Device>) {
         .chain([FastTile::small(64, 64), lone(FastTile::small(64, 64)), FastTile::small(32, 64)]);
     let tiles: Vec<FastTile> = tiles.collect();
     for product in &LARGE {
-        let mut shortest = vec![f64::INFINITY; tiles.len()];
-        for _ in 0..ROUNDS {
-            for (tile, shortest) in tiles.iter().zip(&mut shortest) {
-                let record = |gemm: &Gemm| gemm.record_tiled(Tiling::Shared(*tile));
-                *shortest = shortest.min(seconds_on(device, product, record));
-            }
-        }
+        let ways = |gemm: &Gemm| tiles.iter().map(|tile| gemm.record_tiled(Tiling::Shared(*tile))).collect();
+        let shortest = seconds_on(device, product, ways);
         println!("{:?} A transposed: {}, B: {}", product.sizes, product.trans_a, product.trans_b);
         for (FastTile { rows, columns, row_quads, step, shares, .. }, seconds) in tiles.iter().zip(shortest) {
             let gflops = product.flops() / seconds * 1e-9;
@@ -185,7 +193,7 @@ fn main() {
     for product in &PRODUCTS {
         let seconds = device.as_ref().map_or_else(
             || seconds_on_cpu(product),
-            |d| seconds_on(d, product, |gemm| gemm.record(&d.traits())),
+            |d| seconds_on(d, product, |gemm| vec![gemm.record(&d.traits())])[0],
         );
         let [m, k, n] = product.sizes;
         let [a, b] = [product.trans_a, product.trans_b].map(|trans| if trans { 'T' } else { 'N' });

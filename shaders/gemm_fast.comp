@@ -23,7 +23,7 @@ layout(std430, set = 0, binding = 2) buffer CQuads { vec4 c_vec4[]; };
 #define BIAS(column) (push.use_bias != 0 ? bias[column] : 0.0)
 #include "gemm_free.glsl"
 
-#define MULTIPLY_ADD(x, y, sum) fma(vec4(x), y, sum)
+#define MULTIPLY_ADD(x, y, sum) fma(x, y, sum)
 // Longer sums in one run are rounded too often.
 const uint TERMS_AT_A_TIME = 1024;
 #include "gemm_shared.glsl"

@@ -55,6 +55,7 @@ fn checkpoint(step: u64) -> Checkpoint {
             precision: Precision::Exact,
             device: String::new(),
             driver: String::new(),
+            tuning: Default::default(),
             digest: "d".into(),
             training_hash: "t".into(),
             options: None,

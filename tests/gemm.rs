@@ -8,7 +8,7 @@ mod products;
 use std::sync::Arc;
 
 use hlx::cpu::CpuExecutor;
-use hlx::ops::gemm::fast::FastTile;
+use hlx::ops::gemm::fast::{FastTile, Order};
 use hlx::ops::gemm::{Pass, Split, Tiling};
 use hlx::recording::{Dispatch, Group, Program, Residence, Traits};
 use hlx::vulkan::{Device, VulkanExecutor};
@@ -103,9 +103,10 @@ fn larger_shared_tiles() {
     for tile in [FastTile::large(64, 64), lone] {
         check(&device, &few, Pass::Forward, shared(tile));
     }
-    for (rows, columns) in [(64, 128), (128, 64), (128, 128)] {
+    let large = [(64, 128, Order::Strips), (128, 64, Order::ColumnsOfFours), (128, 128, Order::Rows)];
+    for (rows, columns, order) in large {
         let cases: Vec<Case> = whole_tiles().into_iter().take(2).collect();
-        check(&device, &cases, Pass::Backward, shared(FastTile::large(rows, columns)));
+        check(&device, &cases, Pass::Backward, shared(FastTile { order, ..FastTile::large(rows, columns) }));
     }
     common::assert_silent(&device);
 }

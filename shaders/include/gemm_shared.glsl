@@ -11,6 +11,8 @@ layout(constant_id = 11) const uint STEP = 16;         // terms of a share, a mu
 layout(constant_id = 12) const uint SHARES = 2;        // shares in shared memory: 1 or 2
 layout(constant_id = 13) const uint NEAR_ACROSS = 8;   // invocations side by side that count on next to each other
 layout(constant_id = 14) const uint UNROLLED = 16;     // terms whose sums are written out, a divisor of STEP
+layout(constant_id = 16) const uint ORDER = 0; // of a term's products, 0: by rows; 1: in strips four columns wide, by
+                                               // rows; 2: in squares of four by four, by columns
 layout(local_size_x_id = 15) in;                       // one for each tile of 4 ROW_QUADS x 4 COLUMN_QUADS
 
 const uint DOWN = TILE_ROWS / (4 * ROW_QUADS); // invocations along the sides of a tile, multiples of 8
@@ -137,18 +139,41 @@ void add_term(uint share, uint p, uint down, uint across) {
     [[unroll]] for (uint v = 0; v < COLUMN_QUADS; ++v) {
         right[v] = right_tile[(share * STEP + p) * RIGHT_QUADS + v * ACROSS + swizzled(across, p)];
     }
-    [[unroll]] for (uint i = 0; i < ROW_QUADS; ++i) {
-        [[unroll]] for (uint r = 0; r < 4; ++r) {
+    // Every loop over registers is short: drivers leave long ones as they are, and then registers lie in memory.
+    if (ORDER == 0) {
+        [[unroll]] for (uint i = 0; i < ROW_QUADS; ++i) {
+            [[unroll]] for (uint r = 0; r < 4; ++r) {
+                [[unroll]] for (uint v = 0; v < COLUMN_QUADS; ++v) {
+                    uint at = (4 * i + r) * COLUMN_QUADS + v;
+                    sum[at] = MULTIPLY_ADD(vec4(left[i][r]), right[v], sum[at]);
+                }
+            }
+        }
+    } else if (ORDER == 1) {
+        [[unroll]] for (uint v = 0; v < COLUMN_QUADS; ++v) {
+            [[unroll]] for (uint r = 0; r < 4 * ROW_QUADS; ++r) {
+                uint at = r * COLUMN_QUADS + v;
+                [[unroll]] for (uint c = 0; c < 4; ++c) {
+                    sum[at][c] = MULTIPLY_ADD(left[r / 4][r % 4], right[v][c], sum[at][c]);
+                }
+            }
+        }
+    } else {
+        [[unroll]] for (uint i = 0; i < ROW_QUADS; ++i) {
             [[unroll]] for (uint v = 0; v < COLUMN_QUADS; ++v) {
-                uint at = (4 * i + r) * COLUMN_QUADS + v;
-                sum[at] = MULTIPLY_ADD(left[i][r], right[v], sum[at]);
+                [[unroll]] for (uint c = 0; c < 4; ++c) {
+                    [[unroll]] for (uint r = 0; r < 4; ++r) {
+                        uint at = (4 * i + r) * COLUMN_QUADS + v;
+                        sum[at][c] = MULTIPLY_ADD(left[i][r], right[v][c], sum[at][c]);
+                    }
+                }
             }
         }
     }
 }
 
 void add_share(uint share, uint down, uint across) {
-    for (uint unrolled = 0; unrolled < STEP / UNROLLED; ++unrolled) {
+    [[dont_unroll]] for (uint unrolled = 0; unrolled < STEP / UNROLLED; ++unrolled) {
         [[unroll]] for (uint q = 0; q < UNROLLED; ++q) {
             add_term(share, unrolled * UNROLLED + q, down, across);
         }

@@ -1,5 +1,6 @@
 //! One checkpoint: a model folder with the optimizer's moments and the place in the run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::ser::Error as _;
@@ -74,6 +75,11 @@ pub struct RunState {
     /// That device's driver.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub driver: String,
+    /// The tiles that its products were computed by, where they were chosen by timing on that device and the
+    /// precision promises the same bits on one device only: names by product. Of what is exact any tile gives
+    /// the same bits, and a checkpoint has the same bytes wherever it was made.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tuning: BTreeMap<String, String>,
     /// Over every parameter and moment.
     pub digest: String,
     /// [`crate::config::TrainConfig::training_hash`] of the run.

@@ -6,6 +6,7 @@ use super::backend::Backend;
 use super::measure::kernels::KernelGroup;
 use super::measure::peaks::{Peaks, is_gpu};
 use super::measure::steps::{StepsMeasured, StepsQuestion};
+use super::tune::Tuner;
 use super::{print, print_json};
 use crate::cli::BenchArgs;
 use crate::config::{Precision, Preset};
@@ -19,14 +20,15 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let questions = questions(args, backend, &precisions)?;
     let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
     say(format_args!("on {} ({}){why}", backend.name(), backend.driver()));
-    let peaks = if args.no_peaks { None } else { Some(Peaks::measure(backend, &precisions)?) };
+    let mut tuner = Tuner::new(!args.no_tune);
+    let peaks = if args.no_peaks { None } else { Some(Peaks::measure(backend, &precisions, &mut tuner)?) };
     if !args.json {
         print(&peaks.as_ref().map_or(String::new(), |peaks| peaks.line() + "\n"))?;
         print(HEADER)?;
     }
     let mut rows = Vec::new();
     for question in questions {
-        let measured = question.measure(backend)?;
+        let measured = question.measure(backend, &mut tuner)?;
         let peak = peaks.as_ref().and_then(|peaks| peaks.product_gflops(question.precision));
         if args.json {
             rows.push(json_row(&question, &measured, peak));

@@ -6,6 +6,7 @@ use super::backend::Backend;
 use super::measure::error::ProductError;
 use super::measure::peaks::is_gpu;
 use super::measure::product::{Product, ProductTime};
+use super::tune::Tuner;
 use super::{print, print_json};
 use crate::cli::BenchGemmArgs;
 use crate::error::Result;
@@ -62,9 +63,10 @@ pub fn run(args: &BenchGemmArgs) -> Result<()> {
         say(format_args!("on {} ({}){why}", backend.name(), backend.driver()));
         print(&header())?;
     }
+    let mut tuner = Tuner::new(!args.no_tune);
     let mut rows = Vec::new();
     for product in products {
-        let measured = measure(backend, product)?;
+        let measured = measure(backend, product, &mut tuner)?;
         if !args.json {
             print(&measured.line())?;
         }
@@ -73,8 +75,8 @@ pub fn run(args: &BenchGemmArgs) -> Result<()> {
     if args.json { print_json(&rows.into()) } else { Ok(()) }
 }
 
-fn measure(backend: &Backend, product: Product) -> Result<Measured> {
-    let mut loaded = product.load(backend)?;
+fn measure(backend: &Backend, product: Product, tuner: &mut Tuner) -> Result<Measured> {
+    let mut loaded = product.load(backend, tuner)?;
     let time = loaded.time()?;
     let (error, checked) = loaded.error()?;
     Ok(Measured { product, time, error, checked })

@@ -10,6 +10,7 @@ mod measure;
 mod retrace;
 mod retrace_report;
 mod train;
+mod tune;
 mod verify;
 mod verify_checkpoint;
 mod verify_kept;

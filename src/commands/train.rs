@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::backend::{self, Backend, COPIES_TO_TRAIN};
+use super::backend::{Backend, COPIES_TO_TRAIN};
 use super::generate::{self, Prompt};
+use super::tune::Tuner;
 use super::{print, print_json, program};
 use crate::checkpoint::{Checkpoint, RunFolder, RunLock, find_model_folder, read_model, read_tokenizer};
 use crate::cli::TrainArgs;
@@ -18,7 +19,6 @@ use crate::kernels::kernels_hash;
 use crate::model::parameters::{ModelState, parameter_count};
 use crate::report::{format, say};
 use crate::train::init::{initial_parameters, initial_state};
-use crate::train::program::{StepShape, TrainProgram};
 use crate::train::recover;
 use crate::train::run::{Outcome, Setup, feed, hash_tokens, step_shape, total_steps};
 use crate::train::sample::Sampler;
@@ -48,7 +48,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let mut backend = chosen.backend;
     let device = [backend.name(), backend.driver()];
     origin.compare_device(&device);
-    let first = load(&backend, config, &model);
+    let mut tuner = Tuner::new(!args.no_tune);
+    if let Some(checkpoint) = &origin.resumed {
+        tuner.remember(&checkpoint.state, &backend);
+    }
+    let first = load(&backend, config, &model, &mut tuner);
     let mut reopen = || {
         let chosen = Backend::open(&config.device, config.precision)?;
         let now = [chosen.backend.name(), chosen.backend.driver()];
@@ -56,7 +60,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         say(format_args!("going on with {} ({}){why}", now[0], now[1]));
         check_same_device(config.precision, &device, &now)?;
         backend = chosen.backend;
-        load(&backend, config, &model)
+        load(&backend, config, &model, &mut tuner)
     };
     let session = recover::load(first, &mut reopen)?;
     let start = origin.start(&model, config.seed);
@@ -283,14 +287,14 @@ fn check_same_device(precision: Precision, before: &[String; 2], now: &[String; 
     )))
 }
 
-/// Plans the memory, prints the plan, and takes the memory.
-fn load(backend: &Backend, config: &TrainConfig, model: &ModelConfig) -> Result<Session> {
+/// Plans the memory, times the products, prints the plan, and takes the memory.
+fn load(backend: &Backend, config: &TrainConfig, model: &ModelConfig, tuner: &mut Tuner) -> Result<Session> {
     let shape = step_shape(config, model.vocab_size);
     let traits = backend.traits(config.precision);
-    let program = |batch_size| TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, traits).program;
     let hint = " (--grad-accum makes up for it)";
-    say(backend::plan(backend, model, config.batch_size, hint, COPIES_TO_TRAIN, program)?);
-    Session::new(shape, traits, |train| backend.load(train.program.clone()))
+    let (plan, tuning) = tuner.plan(backend, &shape, config.precision, hint, COPIES_TO_TRAIN)?;
+    say(plan);
+    Session::tuned(shape, traits, &tuning, |train| backend.load(train.program.clone()))
 }
 
 fn describe(

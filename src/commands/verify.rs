@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::backend::{self, Backend, COPIES_TO_VERIFY};
+use super::backend::{Backend, COPIES_TO_VERIFY};
+use super::tune::Tuner;
 use super::{check_output, print_if_read, verify_checkpoint, verify_kept};
 use crate::cli::VerifyArgs;
 use crate::config::{Precision, TrainConfig, TrainOptions};
@@ -12,7 +13,6 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::train::finite::met;
 use crate::train::init::{initial_parameters, initial_state};
-use crate::train::program::{StepShape, TrainProgram};
 use crate::train::run::{feed, hash_tokens, schedule, step_shape, total_steps};
 use crate::train::session::{Session, TrainState};
 use crate::train::verify::{Header, Recorded, RecordedDifference, Trainer, Verification, verify};
@@ -38,11 +38,13 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         Some(path) => with_given_options(error, path),
         None => error,
     };
+    let mut tuner = Tuner::new(!args.no_tune);
     let mut trainers = Vec::new();
     let mut backends = Vec::new();
     for choice in args.devices() {
-        let opened = Backend::open(&choice, config.precision)
-            .and_then(|chosen| Ok((trainer(&chosen.backend, &config, &data, &initial)?, chosen.backend)));
+        let opened = Backend::open(&choice, config.precision).and_then(|chosen| {
+            Ok((trainer(&chosen.backend, &config, &data, &initial, &mut tuner)?, chosen.backend))
+        });
         let (trainer, backend) = opened.map_err(&remedy)?;
         trainers.push(trainer);
         backends.push(backend);
@@ -173,17 +175,17 @@ pub fn trainer<'a>(
     config: &TrainConfig,
     data: &'a Dataset,
     initial: &'a TrainState,
+    tuner: &mut Tuner,
 ) -> Result<Trainer<'a>> {
     let shape = step_shape(config, data.tokenizer.vocab_size());
     let feed = feed(config, data)?;
     let traits = backend.traits(config.precision);
-    let program = |batch_size| TrainProgram::new(&StepShape { batch_size, ..shape.clone() }, traits).program;
-    let plan = backend::plan(backend, &shape.model, config.batch_size, "", COPIES_TO_VERIFY, program)?;
+    let (plan, tuning) = tuner.plan(backend, &shape, config.precision, "", COPIES_TO_VERIFY)?;
     tracing::info!("{plan}");
     let backend = backend.clone();
     Ok(Trainer {
         device: backend.name(),
-        session: Session::new(shape, traits, |train| backend.load(train.program.clone()))?,
+        session: Session::tuned(shape, traits, &tuning, |train| backend.load(train.program.clone()))?,
         schedule: schedule(config, total_steps(config, &feed)),
         feed,
         weight_decay: config.weight_decay,

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::backend::Backend;
 use super::retrace::{Start, Way};
 use super::retrace_report::{Findings, Flaw, What};
+use super::tune::Tuner;
 use super::verify::{trainer, with_given_options};
 use crate::checkpoint::{Checkpoint, RunFolder, find_model_folder};
 use crate::cli::VerifyArgs;
@@ -46,7 +47,9 @@ pub fn run(args: &VerifyArgs, path: &Path) -> Result<()> {
             backend.driver()
         )));
     }
-    let mut trainer = trainer(&backend, &config, &data, &initial).map_err(remedy)?;
+    let mut tuner = Tuner::new(!args.no_tune);
+    tuner.remember(&checkpoint.state, &backend);
+    let mut trainer = trainer(&backend, &config, &data, &initial, &mut tuner).map_err(remedy)?;
     let again = checkpoint.state.step - initial.step;
     say(format_args!("training {again} steps again on {}, from step {}{why}", backend.name(), initial.step));
     let mut findings = retrace(&way, &mut trainer, Chain { links }).map_err(remedy)?;

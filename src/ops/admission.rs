@@ -176,8 +176,8 @@ impl Cases {
     fn elementwise(&mut self, n: usize) {
         let (input, gradient) = (self.normal(n, 3.0), self.normal(n, 1.0));
         let (activated, summed) = (self.output(n), self.output(n));
-        gelu::forward(&mut self.recorder, input.into(), activated.into());
-        gelu::backward(&mut self.recorder, input.into(), gradient.into());
+        gelu::forward(&mut self.recorder, input, activated);
+        gelu::backward(&mut self.recorder, input, gradient);
         residual::add(&mut self.recorder, input, activated, summed);
         let sum = self.normal(n, 1.0);
         accumulate::add(&mut self.recorder, input, sum);

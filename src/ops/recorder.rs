@@ -3,10 +3,13 @@
 use crate::ops::eights;
 use crate::ops::gemm::halves::{self, HalvesPlan};
 use crate::ops::gemm::units::{self, UnitPlan};
-use crate::ops::gemm::{Gemm, Matrix, Split};
+use crate::ops::gemm::{After, Gemm, Matrix, Tuning, Way};
+use crate::ops::levels::in_levels;
 use crate::ops::pack::{pack, packed_words};
 use crate::ops::split::{split, split_words};
-use crate::recording::{BufferId, Dispatch, MatrixUnits, Program, RecordingId, Traits, View, align_words};
+use crate::recording::{
+    BufferId, Dispatch, MatrixUnits, Program, RecordingId, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
+};
 
 /// Words that room is lent from in turns, so that neighbours do not wait for each other; more for a product
 /// that takes more.
@@ -18,9 +21,15 @@ pub struct Recorder {
     pub traits: Traits,
     /// What was recorded so far.
     pub dispatches: Vec<Dispatch>,
+    /// Every product that was asked for, its factors marked as packed if they are multiplied so.
+    pub products: Vec<Gemm>,
+    /// How products are computed where not by the estimates.
+    tuning: Tuning,
     room: Option<Room>,
     /// What lies packed or split in the room: what it was made from, and where it is.
     packed: Vec<(View, View)>,
+    /// Many matrices that lie packed in a buffer of their own, all of it: the same.
+    whole: Option<(View, View)>,
 }
 
 /// A buffer that partial sums and packed factors of products are put in, one after the other and from the
@@ -52,7 +61,20 @@ impl Recorder {
     /// An empty recorder. Without a buffer to lend room from, no product is split and no factor packed.
     pub fn new(traits: Traits, room: Option<BufferId>) -> Recorder {
         let room = room.map(|buffer| Room { buffer, next: 0, words: 1 });
-        Recorder { traits, dispatches: Vec::new(), room, packed: Vec::new() }
+        Recorder {
+            traits,
+            dispatches: Vec::new(),
+            products: Vec::new(),
+            tuning: Tuning::default(),
+            room,
+            packed: Vec::new(),
+            whole: None,
+        }
+    }
+
+    /// The same, with products computed as a tuning says.
+    pub fn tuned(self, tuning: Tuning) -> Recorder {
+        Recorder { tuning, ..self }
     }
 
     /// Adds a dispatch after those before, or the one that does the same faster on this device.
@@ -62,42 +84,67 @@ impl Recorder {
         let bindings = dispatch.kernel.bindings().iter().zip(&dispatch.views);
         for (_, written) in bindings.filter(|(binding, _)| binding.access.writes()) {
             self.packed.retain(|(source, _)| !source.overlaps(written));
+            self.whole = self.whole.filter(|(source, _)| !source.overlaps(written));
         }
         self.dispatches.push(dispatch);
     }
 
-    /// Adds a matrix product, in two dispatches where that keeps the device busier.
-    pub fn multiply(&mut self, gemm: &Gemm) {
-        if let Some(units) = units::wanted(&self.traits) {
-            if self.room.is_some() && units::worth_packing(gemm) {
-                return self.multiply_packed(gemm, units);
-            }
-            let plan = UnitPlan::best(&gemm.problem(), units, self.room.is_some());
-            let words = plan.partial_words(&gemm.problem());
-            let partials = (words > 0).then(|| self.take_partials(words));
-            let dispatches = units::record(gemm, units, &plan, partials);
-            return dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
+    /// Packs the matrices of an arena, so that no product of theirs has to; `packed` has [`packed_words`].
+    pub fn pack_arena(&mut self, arena: View, packed: View, units: MatrixUnits) {
+        for (at, piece) in arena.pieces(self.traits.max_view_words, 2 * VIEW_ALIGNMENT_WORDS) {
+            let target = packed.part(packed_words(at), packed_words(piece.words));
+            pack(self, units.factor, false, piece, target);
         }
-        if let Some(units) = halves::wanted(&self.traits)
-            && self.room.is_some()
-            && let Some(plan) = halves::faster(gemm, &self.traits)
-        {
-            return self.multiply_split(gemm, units, &plan);
-        }
-        let split = if self.room.is_some() { Split::new(gemm, &self.traits) } else { None };
-        let Some(split) = split else {
-            return self.add(gemm.record(&self.traits));
-        };
-        let partials = self.take_partials(split.partial_words());
-        split.record(None, partials).into_iter().for_each(|dispatch| self.add(dispatch));
+        self.whole = Some((arena, packed));
     }
 
-    /// Adds what was recorded to a program.
+    /// The same factor where it lies packed in a whole arena, if it does.
+    fn in_arena(&self, factor: Matrix) -> Matrix {
+        let in_eights = factor.layout.ld.is_multiple_of(8);
+        let whole = self.whole.filter(|(arena, _)| in_eights && arena.contains(&factor.view));
+        let Some((arena, packed)) = whole else { return factor };
+        let from = packed_words(factor.view.offset - arena.offset);
+        let begins = from / VIEW_ALIGNMENT_WORDS * VIEW_ALIGNMENT_WORDS;
+        let view = packed.part(begins, from - begins + packed_words(factor.view.words));
+        Matrix { view, ..factor.at(factor.layout.first + 2 * (from - begins)) }.packed()
+    }
+
+    /// Adds a matrix product, in two dispatches where that keeps the device busier.
+    pub fn multiply(&mut self, gemm: &Gemm) {
+        let gemm = &Gemm { a: self.in_arena(gemm.a), b: self.in_arena(gemm.b), ..*gemm };
+        let has_room = self.room.is_some();
+        let packing = units::wanted(&self.traits).filter(|_| has_room && units::worth_packing(gemm));
+        let asked = match packing {
+            Some(_) => Gemm { a: gemm.a.packed(), b: gemm.b.packed(), ..*gemm },
+            None => *gemm,
+        };
+        let may_split = has_room && gemm.is_plain();
+        let way = match gemm.after {
+            // The order in which columns are summed follows from the tile.
+            After::GeluGradient { .. } => Way::best(&asked, &self.traits, may_split),
+            After::Nothing | After::Gelu { .. } => {
+                self.products.push(Gemm { after: After::Nothing, ..asked });
+                self.tuning.way(&asked, &self.traits, may_split)
+            }
+        };
+        match (way, packing, halves::wanted(&self.traits)) {
+            (Way::Units(plan), Some(units), _) => self.multiply_packed(gemm, units, &plan),
+            (Way::Halves(plan), _, Some(units)) => self.multiply_split(gemm, units, &plan),
+            _ => {
+                let words = way.partial_words(gemm);
+                let partials = (words > 0).then(|| self.take_partials(words));
+                let dispatches = way.record(gemm, &self.traits, None, partials);
+                dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
+            }
+        }
+    }
+
+    /// Adds what was recorded to a program, in an order that lets a device run much of it side by side.
     pub fn finish(self, program: &mut Program, name: &str) -> RecordingId {
         if let Some(room) = self.room {
             program.lengthen(room.buffer, room.words);
         }
-        program.add_recording(name, self.dispatches)
+        program.add_recording(name, in_levels(self.dispatches))
     }
 
     /// The next so many words of the prepared room; what was packed there is gone.
@@ -113,15 +160,14 @@ impl Recorder {
         self.take(words)
     }
 
-    fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits) {
-        let plan = UnitPlan::best(&gemm.problem(), units, true);
+    fn multiply_packed(&mut self, gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) {
         let partial_words = plan.partial_words(&gemm.problem());
         let source = |factor: &Matrix| (!factor.packed).then_some(factor.view);
         let needed = |factor| source(factor).map(|view| (view, packed_words(view.words)));
         self.make_room([needed(&gemm.a), needed(&gemm.b)], partial_words);
         let (a, b) = (self.packed(gemm.a, units), self.packed(gemm.b, units));
         let partials = (partial_words > 0).then(|| self.take(partial_words));
-        let dispatches = units::record(&Gemm { a, b, ..*gemm }, units, &plan, partials);
+        let dispatches = units::record(&Gemm { a, b, ..*gemm }, units, plan, partials);
         dispatches.into_iter().for_each(|dispatch| self.add(dispatch));
     }
 

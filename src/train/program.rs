@@ -3,6 +3,7 @@
 use crate::config::ModelConfig;
 use crate::model::gpt::{Gpt, Inputs, Purpose, SortedPositions};
 use crate::ops::adam::{self, AdamW, SCHEDULE_WORDS};
+use crate::ops::gemm::{Gemm, Tuning};
 use crate::ops::{accumulate, reduce};
 use crate::recording::{Group, Program, RecordingId, Residence, Traits, View};
 
@@ -35,6 +36,8 @@ pub struct Micro {
     pub inputs: Inputs,
     /// Its positions, sorted by token.
     pub sorted: SortedPositions,
+    /// Its products, in the order of the recording.
+    pub products: Vec<Gemm>,
 }
 
 /// The update and what it reads and reports.
@@ -95,11 +98,19 @@ struct Sums {
 }
 
 impl TrainProgram {
-    /// Writes the program of a step's shape for a device of these traits.
+    /// Writes the program of a step's shape for a device of these traits, with products as they are
+    /// estimated to be fastest.
     pub fn new(shape: &StepShape, traits: Traits) -> TrainProgram {
+        TrainProgram::tuned(shape, traits, &Tuning::default())
+    }
+
+    /// The same, with products as a tuning says.
+    pub fn tuned(shape: &StepShape, traits: Traits, tuning: &Tuning) -> TrainProgram {
         let mut program = Program::default();
         let p = &mut program;
-        let model = Gpt::allocate(p, &shape.model, shape.batch_size, Purpose::Training, shape.seed, traits);
+        let StepShape { batch_size, seed, .. } = *shape;
+        let mut model = Gpt::allocate(p, &shape.model, batch_size, Purpose::Training, seed, traits);
+        model.tuning = tuning.clone();
         let words = model.arena.words;
         let m = p.add_buffer("adam.m", words, Group::Moments, Residence::Device);
         let v = p.add_buffer("adam.v", words, Group::Moments, Residence::Device);
@@ -162,7 +173,8 @@ fn record_micro(
         accumulate::add(&mut r, target.grads, sums.grads);
         accumulate::add(&mut r, target.loss, sums.loss);
     }
-    Micro { recording: r.finish(program, name), inputs, sorted }
+    let products = r.products.clone();
+    Micro { recording: r.finish(program, name), inputs, sorted, products }
 }
 
 fn record_update(

@@ -384,9 +384,11 @@ impl<'a> Run<'a> {
         let windows = step * self.feed.windows_per_step();
         let precision = self.setup.config.precision;
         // A checkpoint of an exact run has the same bytes wherever it was made.
-        let [device, driver] = match precision {
-            Precision::Exact => [""; 2],
-            Precision::F32 | Precision::Mixed => self.setup.device,
+        let ([device, driver], tuning) = match precision {
+            Precision::Exact => ([""; 2], Default::default()),
+            Precision::F32 | Precision::Mixed => {
+                (self.setup.device, self.session.train.model.tuning.names.clone())
+            }
         };
         Ok(RunState {
             format_version: FORMAT_VERSION,
@@ -400,6 +402,7 @@ impl<'a> Run<'a> {
             precision,
             device: device.to_owned(),
             driver: driver.to_owned(),
+            tuning,
             digest,
             training_hash: self.setup.config.training_hash()?,
             options: Some(self.setup.config.training_options()),

@@ -6,6 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::data::batches::sort_positions;
 use crate::error::Result;
 use crate::ops::adam::{NONE_SPOILED, schedule_words};
+use crate::ops::gemm::Tuning;
 use crate::recording::{BufferId, Executor, RecordingId, Ticket, Traits};
 use crate::train::finite::{self, Health, Place};
 use crate::train::program::{Micro, StepShape, TrainProgram};
@@ -95,7 +96,17 @@ impl Session {
         traits: Traits,
         load: impl FnOnce(&TrainProgram) -> Result<Box<dyn Executor>>,
     ) -> Result<Session> {
-        let train = TrainProgram::new(&shape, traits);
+        Session::tuned(shape, traits, &Tuning::default(), load)
+    }
+
+    /// The same, with products as a tuning says.
+    pub fn tuned(
+        shape: StepShape,
+        traits: Traits,
+        tuning: &Tuning,
+        load: impl FnOnce(&TrainProgram) -> Result<Box<dyn Executor>>,
+    ) -> Result<Session> {
+        let train = TrainProgram::tuned(&shape, traits, tuning);
         let executor = load(&train)?;
         Ok(Session { shape, train, executor, step: 0, in_flight: VecDeque::new() })
     }
@@ -207,7 +218,7 @@ impl Session {
 
     /// `number` counts micro-batches since the start of training: dropout draws by it.
     fn micro(&self, further: bool, number: u64, micro: &MicroBatch) -> Submit {
-        let Micro { recording, inputs, sorted } = match (further, &self.train.next) {
+        let Micro { recording, inputs, sorted, .. } = match (further, &self.train.next) {
             (true, Some(next)) => next,
             _ => &self.train.first,
         };

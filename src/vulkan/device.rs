@@ -115,7 +115,7 @@ impl Device {
             allocator.map_err(|e| Error::Device(format!("the memory allocator did not start: {e}")))?;
         *lock(&device.allocator) = Some(allocator);
         let statistics = Statistics::wanted(&device.instance, &device.raw, physical.kernel_statistics);
-        lock(&device.pipelines).start(&device.raw, statistics)?;
+        lock(&device.pipelines).start(&device.raw, statistics, physical.pipeline_robustness)?;
         Ok(device)
     }
 
@@ -272,6 +272,10 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
         extensions.push(khr::pipeline_executable_properties::NAME.as_ptr());
     }
     let core = vk::PhysicalDeviceFeatures::default().shader_int64(physical.info.int64);
+    let mut robustness = vk::PhysicalDevicePipelineRobustnessFeaturesEXT::default().pipeline_robustness(true);
+    if physical.pipeline_robustness {
+        extensions.push(ext::pipeline_robustness::NAME.as_ptr());
+    }
     let mut info = vk::DeviceCreateInfo::default()
         .enabled_features(&core)
         .queue_create_infos(&queues)
@@ -283,6 +287,9 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
     }
     if physical.kernel_statistics {
         info = info.push_next(&mut statistics);
+    }
+    if physical.pipeline_robustness {
+        info = info.push_next(&mut robustness);
     }
     unsafe { instance.raw.create_device(physical.raw, &info, None) }
         .map_err(failed(&format!("open {}", physical.info.name)))

@@ -37,6 +37,9 @@ pub struct DeviceInfo {
     pub name: String,
     /// The driver's name and version.
     pub driver: String,
+    /// Who made it, and which of their devices it is, as numbers.
+    pub vendor_id: u32,
+    pub device_id: u32,
     /// What sort of processor it is.
     pub kind: Kind,
     /// True if it can keep the exact contract (NUMERICS.md).
@@ -100,6 +103,8 @@ pub(super) struct Physical {
     pub memory_budget: bool,
     /// `VK_KHR_pipeline_executable_properties` is offered.
     pub kernel_statistics: bool,
+    /// `VK_EXT_pipeline_robustness` is offered.
+    pub pipeline_robustness: bool,
 }
 
 pub(super) fn physical_devices(instance: &Instance) -> Result<Vec<Physical>> {
@@ -145,6 +150,7 @@ fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Resul
         portability_subset: offers(khr::portability_subset::NAME),
         memory_budget: offers(ext::memory_budget::NAME),
         kernel_statistics: offers(khr::pipeline_executable_properties::NAME),
+        pipeline_robustness: offers(ext::pipeline_robustness::NAME),
     })
 }
 
@@ -159,6 +165,8 @@ fn base_info(
         index,
         name: vk10.device_name_as_c_str().map_or_else(|_| "unnamed".to_owned(), text),
         driver: format!("version {:#x}", vk10.driver_version),
+        vendor_id: vk10.vendor_id,
+        device_id: vk10.device_id,
         kind: match vk10.device_type {
             vk::PhysicalDeviceType::DISCRETE_GPU => Kind::Discrete,
             vk::PhysicalDeviceType::INTEGRATED_GPU => Kind::Integrated,

@@ -29,11 +29,18 @@ pub(super) struct Pipelines {
     layouts: HashMap<Kernel, Layout>,
     built: HashMap<Variant, vk::Pipeline>,
     statistics: Option<Statistics>,
+    /// The driver can be told to leave out checks of indices.
+    unchecked: bool,
 }
 
 impl Pipelines {
-    pub fn start(&mut self, device: &ash::Device, statistics: Option<Statistics>) -> Result<()> {
-        self.statistics = statistics;
+    pub fn start(
+        &mut self,
+        device: &ash::Device,
+        statistics: Option<Statistics>,
+        unchecked: bool,
+    ) -> Result<()> {
+        (self.statistics, self.unchecked) = (statistics, unchecked);
         let info = vk::PipelineCacheCreateInfo::default();
         self.cache = unsafe { device.create_pipeline_cache(&info, None) }
             .map_err(failed("create a pipeline cache"))?;
@@ -55,7 +62,7 @@ impl Pipelines {
             // A dispatch that takes long is handed over in parts, which begin at later workgroups.
             let parts = vk::PipelineCreateFlags::DISPATCH_BASE;
             let flags = parts | self.statistics.as_ref().map_or(Default::default(), |_| Statistics::flags());
-            create_pipeline(device, self.cache, flags, self.layouts[&variant.0], variant)
+            create_pipeline(device, self.cache, flags, self.unchecked, self.layouts[&variant.0], variant)
         });
         // Everything that was created is kept, so that it is destroyed even if another failed.
         let mut outcome = Ok(());
@@ -148,6 +155,7 @@ fn create_pipeline(
     device: &ash::Device,
     cache: vk::PipelineCache,
     flags: vk::PipelineCreateFlags,
+    unchecked: bool,
     layout: Layout,
     (kernel, words): &Variant,
 ) -> Result<vk::Pipeline> {
@@ -170,9 +178,18 @@ fn create_pipeline(
         .module(module)
         .name(c"main")
         .specialization_info(&specialization);
-    let info = [vk::ComputePipelineCreateInfo::default().flags(flags).stage(stage).layout(layout.pipeline)];
+    let mut info = vk::ComputePipelineCreateInfo::default().flags(flags).stage(stage).layout(layout.pipeline);
+    // No kernel reaches past a view. Some drivers check every index all the same, unless told not to.
+    let mut checks = vk::PipelineRobustnessCreateInfoEXT::default()
+        .storage_buffers(vk::PipelineRobustnessBufferBehaviorEXT::DISABLED)
+        .uniform_buffers(vk::PipelineRobustnessBufferBehaviorEXT::DISABLED)
+        .vertex_inputs(vk::PipelineRobustnessBufferBehaviorEXT::DISABLED)
+        .images(vk::PipelineRobustnessImageBehaviorEXT::DISABLED);
+    if unchecked {
+        info = info.push_next(&mut checks);
+    }
     // SAFETY: the SPIR-V was validated when it was generated; `words` has one word an entry (`check`).
-    let pipelines = unsafe { device.create_compute_pipelines(cache, &info, None) };
+    let pipelines = unsafe { device.create_compute_pipelines(cache, &[info], None) };
     unsafe { device.destroy_shader_module(module, None) };
     pipelines.map(|pipelines| pipelines[0]).map_err(|(_, result)| failed(&action)(result))
 }

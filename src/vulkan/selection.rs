@@ -114,6 +114,8 @@ mod tests {
             index,
             name: name.to_owned(),
             driver: "test 1.0".to_owned(),
+            vendor_id: 0,
+            device_id: 0,
             kind,
             exact: reason.is_none(),
             reason: reason.map(str::to_owned),

@@ -47,6 +47,7 @@ pub fn checkpoint(shape: &ModelConfig, step: u64) -> Checkpoint {
             precision: Precision::Exact,
             device: String::new(),
             driver: String::new(),
+            tuning: Default::default(),
             digest: "d".into(),
             training_hash: "t".into(),
             options: None,

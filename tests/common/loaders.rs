@@ -58,7 +58,7 @@ fn foreign(name: &str, bytes: &[u8]) -> Memory {
 }
 
 /// The folder with another content of one file, and a manifest that vouches for it.
-fn vouched(name: &str, bytes: &[u8]) -> Memory {
+pub fn vouched(name: &str, bytes: &[u8]) -> Memory {
     let mut memory = saved().clone();
     memory.files.insert(Path::new(FOLDER).join(name), bytes.to_vec());
     let manifest = memory.files.get_mut(&Path::new(FOLDER).join("manifest.json")).expect("it has one");
@@ -77,7 +77,8 @@ pub fn sealed(body: &[u8]) -> Vec<u8> {
     [body, seal.as_bytes()].concat()
 }
 
-fn load(memory: &Memory) -> hlx::error::Result<Checkpoint> {
+/// The checkpoint in the folder.
+pub fn load(memory: &Memory) -> hlx::error::Result<Checkpoint> {
     one_line(Checkpoint::load_from(memory, Path::new(FOLDER)))
 }
 

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::backend::Backend;
+use super::super::tune::Tuner;
 use super::loaded::Loaded;
 use super::median;
 use super::product::Product;
@@ -38,15 +39,15 @@ pub struct Peaks {
 
 impl Peaks {
     /// Measures all of them, in a second or so.
-    pub fn measure(backend: &Backend, precisions: &[Precision]) -> Result<Peaks> {
+    pub fn measure(backend: &Backend, precisions: &[Precision], tuner: &mut Tuner) -> Result<Peaks> {
         let (words, side) = if is_gpu(backend) { (GPU_WORDS, GPU_SIDE) } else { (CPU_WORDS, CPU_SIDE) };
         let (copy_gb_s, stream_gb_s) = bandwidths(backend, words)?;
-        let rate = |&precision: &Precision| {
+        let mut rate = |&precision: &Precision| {
             let product = Product { precision, sizes: [side; 3], layout: ProductLayout::Nn };
-            let ms = product.load(backend)?.time()?.ms;
+            let ms = product.load(backend, tuner)?.time()?.ms;
             Ok((precision, product.flops() / ms * 1e-6))
         };
-        let products = precisions.iter().map(rate).collect::<Result<_>>()?;
+        let products = precisions.iter().map(&mut rate).collect::<Result<_>>()?;
         Ok(Peaks { copy_gb_s, stream_gb_s, products, side })
     }
 

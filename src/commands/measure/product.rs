@@ -1,6 +1,9 @@
 //! The time and the error of one matrix product.
 
+use std::time::{Duration, Instant};
+
 use super::super::backend::{Backend, too_large};
+use super::super::tune::Tuner;
 use super::error::{ProductError, Sample, product_error};
 use super::loaded::Loaded;
 use super::median;
@@ -9,7 +12,7 @@ use crate::error::Result;
 use crate::exact::fill_normal;
 use crate::kernels::Kernel;
 use crate::ops::Recorder;
-use crate::ops::gemm::{Gemm, Matrix, Pass};
+use crate::ops::gemm::{Gemm, Matrix, Pass, Tuning};
 use crate::recording::{
     Dispatch, Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
 };
@@ -18,9 +21,13 @@ use crate::recording::{
 const CALLS: [usize; 4] = [1, 4, 16, 64];
 const BATCH_MS: f64 = 5.0;
 
-/// How long batches are repeated to warm the device up, and then to be timed, and how many at least and at
-/// most.
-const WARM_MS: f64 = 50.0;
+/// A card that was idle may run at a sixth of its clock for a second. So batches are repeated, some for so
+/// long at a time, until they have not become faster so often, or for so long in all.
+const WARM_MS: f64 = 80.0;
+const WARM_ENOUGH: usize = 5;
+const WARM_MOST: Duration = Duration::from_secs(3);
+
+/// How long batches are timed, and how many at least and at most.
 const TIMED_MS: f64 = 150.0;
 const FEWEST_BATCHES: usize = 5;
 const MOST_BATCHES: usize = 50;
@@ -64,6 +71,8 @@ struct ProductProgram {
     program: Program,
     operands: Vec<[View; 2]>,
     c: View,
+    /// The product, as a recorder was asked for it.
+    asked: Vec<Gemm>,
     /// What packs each pair of operands, where the precision asks for it: run once, before any product.
     packing: Vec<RecordingId>,
     recordings: Vec<(usize, RecordingId)>,
@@ -86,7 +95,8 @@ impl Product {
 
     /// Refuses a product that the device has no room for. The program's description takes no memory yet.
     pub fn check_fit(&self, backend: &Backend) -> Result<()> {
-        let fits = backend.fits(&self.program(1, backend.traits(self.precision)).program);
+        let program = self.program(1, backend.traits(self.precision), &Tuning::default()).program;
+        let fits = backend.fits(&program);
         if fits { Ok(()) } else { Err(too_large(backend, self.sizes)) }
     }
 
@@ -103,7 +113,7 @@ impl Product {
         Gemm::new(pass, self.sizes, a, b, Matrix::new(c, n))
     }
 
-    fn program(&self, sets: usize, traits: Traits) -> ProductProgram {
+    fn program(&self, sets: usize, traits: Traits, tuning: &Tuning) -> ProductProgram {
         let [m, k, n] = self.sizes;
         let mut program = Program::default();
         let mut add = |name: &str, words| program.add_buffer(name, words, Group::Scratch, Residence::Device);
@@ -112,16 +122,18 @@ impl Product {
         let c = add("c", m * n);
         let room = add("room", 1).buffer;
         let mut products = Vec::new();
-        let mut packing = Vec::new();
+        let (mut packing, mut asked) = (Vec::new(), Vec::new());
         for (set, operands) in operands.iter().enumerate() {
-            let mut r = Recorder::new(traits, Some(room));
+            let recorder = |room| Recorder::new(traits, Some(room)).tuned(tuning.clone());
+            let mut r = recorder(room);
             r.multiply(&self.gemm(*operands, c));
             if r.dispatches.iter().any(is_packing) && set > 0 {
                 // Packed operands stay, so each pair needs room of its own.
                 let room = program.add_buffer(&format!("room.{set}"), 1, Group::Scratch, Residence::Device);
-                r = Recorder::new(traits, Some(room.buffer));
+                r = recorder(room.buffer);
                 r.multiply(&self.gemm(*operands, c));
             }
+            asked.clone_from(&r.products);
             let (packs, product): (Vec<_>, Vec<_>) = r.dispatches.drain(..).partition(is_packing);
             let any = !packs.is_empty();
             products.push(product);
@@ -134,14 +146,16 @@ impl Product {
             (calls, program.add_recording(&format!("{calls} products"), dispatches))
         };
         let recordings = CALLS.into_iter().map(&mut record).collect();
-        ProductProgram { program, operands, c, packing, recordings }
+        ProductProgram { program, operands, c, asked, packing, recordings }
     }
 
-    /// Takes the product's memory and fills it.
-    pub fn load(self, backend: &Backend) -> Result<LoadedProduct> {
+    /// Tunes the product, takes its memory and fills it.
+    pub fn load(self, backend: &Backend, tuner: &mut Tuner) -> Result<LoadedProduct> {
         let traits = backend.traits(self.precision);
-        let many = self.program(self.sets(), traits);
-        let parts = if backend.fits(&many.program) { many } else { self.program(1, traits) };
+        let asked = self.program(1, traits, &Tuning::default()).asked;
+        let tuning = &tuner.of_products(backend, self.precision, &asked);
+        let many = self.program(self.sets(), traits, tuning);
+        let parts = if backend.fits(&many.program) { many } else { self.program(1, traits, tuning) };
         let mut loaded = Loaded::load(backend, parts.program.clone())?;
         let mut random = vec![0.0; RANDOM_WORDS];
         fill_normal(&mut random, 1.0, 1, 0, 0);
@@ -187,7 +201,7 @@ impl LoadedProduct {
         let fitting = self.parts.recordings.iter().rev().find(|(calls, _)| batch_ms(*calls) <= BATCH_MS);
         let &(calls, recording) = fitting.unwrap_or(&self.parts.recordings[0]);
         let runs_of = |ms: f64| (ms / batch_ms(calls)) as usize;
-        self.loaded.time(recording, runs_of(WARM_MS).clamp(1, MOST_BATCHES))?;
+        self.warm_up(recording, runs_of(WARM_MS).clamp(1, MOST_BATCHES))?;
         let batches = runs_of(TIMED_MS).clamp(FEWEST_BATCHES, MOST_BATCHES);
         let times = self.loaded.time(recording, batches)?;
         let by_call = |ms: f64| ms / calls as f64;
@@ -198,6 +212,18 @@ impl LoadedProduct {
         let packing_ms = packing.transpose()?.map(|times| median(&times));
         let (ms, fastest_ms) = (by_call(median(&times)), by_call(fastest));
         Ok(ProductTime { ms, fastest_ms, batches, calls, sets, packing_ms })
+    }
+
+    /// Repeats batches until they do not become faster any more.
+    fn warm_up(&mut self, recording: RecordingId, batches: usize) -> Result<()> {
+        const FASTER: f64 = 0.98;
+        let (start, mut fastest, mut enough) = (Instant::now(), f64::INFINITY, 0);
+        while enough < WARM_ENOUGH && start.elapsed() < WARM_MOST {
+            let ms = median(&self.loaded.time(recording, batches)?);
+            enough = if ms < FASTER * fastest { 0 } else { enough + 1 };
+            fastest = fastest.min(ms);
+        }
+        Ok(())
     }
 
     /// Compares the product of the first operands with an f64 product. What the device did not write is NaN.

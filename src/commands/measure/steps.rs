@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::super::backend::{Backend, COPIES_TO_TRAIN, plan};
+use super::super::tune::Tuner;
 use super::kernels::{KernelGroup, by_kernel};
 use super::loaded::{Loaded, Shared};
 use super::median;
@@ -12,6 +13,7 @@ use super::peaks::is_gpu;
 use crate::config::{ModelConfig, Precision, Preset, TrainConfig, TrainOptions};
 use crate::error::Result;
 use crate::exact::random_u32;
+use crate::ops::gemm::Tuning;
 use crate::recording::Executor;
 use crate::train::init::{initial_parameters, initial_state};
 use crate::train::program::{StepShape, TrainProgram};
@@ -131,8 +133,10 @@ impl StepsQuestion {
     }
 
     /// Loads the steps and takes them. [`StepsQuestion::check_fit`] has passed.
-    pub fn measure(&self, backend: &Backend) -> Result<StepsMeasured> {
-        let mut steps = Steps::new(backend, self.precision, self.shape(backend)?)?;
+    pub fn measure(&self, backend: &Backend, tuner: &mut Tuner) -> Result<StepsMeasured> {
+        let shape = self.shape(backend)?;
+        let (_, tuning) = tuner.plan(backend, &shape, self.precision, "", COPIES_TO_TRAIN)?;
+        let mut steps = Steps::new(backend, self.precision, shape, &tuning)?;
         let (times, loss) = steps.timed(self.steps)?;
         let step_ms = median(&times);
         let busy = steps.busy((LOGGED_MS / step_ms) as usize)?;
@@ -162,12 +166,12 @@ struct Steps {
 const RATES: StepRates = StepRates { lr: 1e-3, weight_decay: 0.1 };
 
 impl Steps {
-    fn new(backend: &Backend, precision: Precision, shape: StepShape) -> Result<Steps> {
+    fn new(backend: &Backend, precision: Precision, shape: StepShape, tuning: &Tuning) -> Result<Steps> {
         let mut shared = None;
         let parameters = initial_parameters(&shape.model, shape.seed);
         let tokens = shape.batch_size * shape.model.context;
         let vocab_size = shape.model.vocab_size as u32;
-        let mut session = Session::new(shape, backend.traits(precision), |train| {
+        let mut session = Session::tuned(shape, backend.traits(precision), tuning, |train| {
             let loaded = Rc::new(RefCell::new(Loaded::load(backend, train.program.clone())?));
             shared = Some(Rc::clone(&loaded));
             Ok(Box::new(Shared(loaded)) as Box<dyn Executor>)

@@ -11,10 +11,12 @@ use super::{Gemm, Matrix, Tiling};
 use crate::exact::{K_BLOCK, snap};
 use crate::kernels::gemm_finish;
 use crate::ops::grid::flat_groups;
-use crate::recording::{Dispatch, Traits, View};
+use crate::recording::{Dispatch, View};
 
-/// Blocks are summed apart only if their sums take at most this many words (32 MiB).
-const MAX_PARTIAL_WORDS: usize = 1 << 23;
+/// Blocks are summed apart only if their sums take at most this many words: 32 MiB, and 64 MiB of the
+/// contract's blocks, which are many.
+pub(super) const MAX_PARTIAL_WORDS: usize = 1 << 23;
+pub(super) const MAX_EXACT_PARTIAL_WORDS: usize = 1 << 24;
 
 /// A product cut into its blocks of terms.
 #[derive(Clone, Copy, Debug)]
@@ -26,18 +28,6 @@ pub struct Split {
 }
 
 impl Split {
-    /// The product cut up, if that keeps a device of these traits busier.
-    pub fn new(gemm: &Gemm, traits: &Traits) -> Option<Split> {
-        if traits.wants_fast_kernels() {
-            let most = MAX_PARTIAL_WORDS / (gemm.m * gemm.n);
-            return Split::planned(gemm, Plan::best(&gemm.problem(), most));
-        }
-        let split = Split::any(gemm)?;
-        let possible = traits.fast_shared_memory && split.partial_words() <= MAX_PARTIAL_WORDS;
-        let worthwhile = |problem: &Problem| Plan::best_exact(problem, true).blocks(problem) > 1;
-        (possible && worthwhile(&gemm.problem())).then_some(split)
-    }
-
     /// The product cut up, if it is one product of several blocks.
     pub fn any(gemm: &Gemm) -> Option<Split> {
         let blocks = gemm.k.div_ceil(K_BLOCK);
@@ -105,7 +95,7 @@ pub(super) fn finish(gemm: &Gemm, blocks: usize, partials: View) -> Dispatch {
 }
 
 /// True if a product has one batch and no triangle.
-fn is_alone(gemm: &Gemm) -> bool {
+pub(super) fn is_alone(gemm: &Gemm) -> bool {
     gemm.batch_outer * gemm.batch_inner == 1 && gemm.causal == Causal::None
 }
 

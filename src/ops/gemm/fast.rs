@@ -10,6 +10,19 @@ use crate::exact::K_BLOCK;
 use crate::kernels::gemm_fast::{Bindings, Push, Specialization, dispatch};
 use crate::recording::Dispatch;
 
+/// The order in which an invocation writes out the products of one term. The sums do not depend on it, but
+/// the driver gives out registers by it, and an instruction waits where two registers that it reads lie in
+/// the same bank of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Row by row.
+    Rows = 0,
+    /// In strips four columns wide, each row by row.
+    Strips = 1,
+    /// In squares of four by four, each column by column.
+    ColumnsOfFours = 2,
+}
+
 /// How a workgroup of `gemm_fast` computes its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FastTile {
@@ -31,6 +44,8 @@ pub struct FastTile {
     pub band: usize,
     /// Terms whose sums the kernel writes out, a divisor of `step`.
     pub unrolled: usize,
+    /// In which order.
+    pub order: Order,
 }
 
 impl FastTile {
@@ -46,6 +61,7 @@ impl FastTile {
             near_across: 8,
             band: 8,
             unrolled: 16,
+            order: Order::Rows,
         }
     }
 
@@ -91,7 +107,10 @@ impl FastTile {
     }
 
     /// The specialization constants of a product's kernel after those of its layouts.
-    pub(super) fn specialization(&self, problem: &Problem) -> [u32; 11] {
+    pub(super) fn specialization(&self, problem: &Problem) -> [u32; 12] {
+        // Invocations fetch as many fours of elements each.
+        let even = |side: usize| (side * self.step).is_multiple_of(4 * self.invocations());
+        assert!(even(self.rows) && even(self.columns), "{self:?} is not fetched evenly");
         let layouts = [problem.a, problem.b, problem.c];
         let whole = problem.m.is_multiple_of(self.rows)
             && problem.n.is_multiple_of(self.columns)
@@ -109,6 +128,7 @@ impl FastTile {
             self.near_across,
             self.unrolled,
             self.invocations(),
+            self.order as usize,
         ]
         .map(|number| u32::try_from(number).expect("a tile's numbers are small"))
     }
@@ -130,13 +150,14 @@ pub const TILES: [FastTile; 7] = [
 ];
 
 /// The same for the exact kernels, whose sums take more instructions, each with its share of the best one's
-/// speed on an NVIDIA H200.
-const EXACT_TILES: [(FastTile, f64); 5] = [
-    (FastTile { shares: 1, ..FastTile::large(64, 128) }, 1.0),
-    (FastTile { shares: 1, ..FastTile::large(128, 64) }, 1.0),
-    (FastTile { shares: 1, ..FastTile::small(64, 64) }, 0.97),
-    (FastTile::small(32, 64), 0.82),
-    (FastTile::small(32, 32), 0.6),
+/// speed on an NVIDIA H200: where B is stored as it is, and where its transpose is.
+const EXACT_TILES: [(FastTile, [f64; 2]); 6] = [
+    (FastTile { near_across: 4, order: Order::Strips, ..FastTile::lean(128, 64, 2, 2) }, [1.0, 0.95]),
+    (FastTile { order: Order::ColumnsOfFours, ..FastTile::lean(128, 64, 2, 2) }, [0.99, 0.97]),
+    (FastTile { shares: 1, ..FastTile::large(64, 128) }, [0.97, 0.9]),
+    (FastTile { shares: 1, order: Order::Strips, ..FastTile::small(64, 64) }, [0.9, 0.87]),
+    (FastTile { order: Order::Strips, ..FastTile::small(32, 64) }, [0.8, 0.78]),
+    (FastTile { order: Order::Strips, ..FastTile::small(32, 32) }, [0.6, 0.6]),
 ];
 
 /// How a product is computed.
@@ -153,7 +174,7 @@ pub struct Plan {
 const PROCESSORS: usize = 132;
 const PRODUCTS_A_CYCLE: f64 = 128.0;
 // A multiplication and an addition take twice as long as both in one, and the best tile reaches this.
-const EXACT_PRODUCTS_A_CYCLE: f64 = 0.78 * 64.0;
+const EXACT_PRODUCTS_A_CYCLE: f64 = 0.8 * 64.0;
 const WORDS_A_CYCLE: f64 = 400.0;
 const WORKGROUP_CYCLES: f64 = 1500.0;
 const DISPATCH_CYCLES: f64 = 5000.0;
@@ -167,10 +188,19 @@ const MAX_BLOCKS: usize = 32;
 impl Plan {
     /// The same for the exact kernels, whose blocks are the contract's: all of them apart, or none.
     pub fn best_exact(problem: &Problem, may_split: bool) -> Plan {
+        Plan::all_exact(problem, may_split)[0]
+    }
+
+    /// Every plan for the exact kernels, those first that take the least time by the estimate. All give the
+    /// same bits.
+    pub(super) fn all_exact(problem: &Problem, may_split: bool) -> Vec<Plan> {
         let plan = |tile, block_terms| Plan { tile, block_terms };
         let plans = EXACT_TILES.iter().flat_map(|&(tile, speed)| {
             let split = (may_split && problem.k > K_BLOCK).then_some(plan(tile, K_BLOCK));
-            split.into_iter().chain([plan(tile, problem.k)]).map(move |plan| (plan, speed))
+            split
+                .into_iter()
+                .chain([plan(tile, problem.k)])
+                .map(move |plan| (plan, speed[usize::from(problem.b.trans)]))
         });
         let cycles = |(plan, speed): &(Plan, f64)| {
             // A workgroup that has its processor to itself is alone with its waits.
@@ -178,8 +208,17 @@ impl Plan {
                 (workgroups as f64 / PROCESSORS as f64).ceil().max(1.3)
             })
         };
-        let least = plans.min_by(|x, y| cycles(x).total_cmp(&cycles(y)));
-        least.expect("there is always a plan of one block").0
+        let mut plans: Vec<_> = plans.collect();
+        plans.sort_by(|x, y| cycles(x).total_cmp(&cycles(y)));
+        plans.into_iter().map(|(plan, _)| plan).collect()
+    }
+
+    /// The plans of other tiles that sum in the same order, those first that take the least time by the
+    /// estimate.
+    pub(super) fn same_sums(&self, problem: &Problem) -> Vec<Plan> {
+        let mut plans = TILES.map(|tile| Plan { tile, ..*self }).to_vec();
+        plans.sort_by(|x, y| x.estimate(problem).total_cmp(&y.estimate(problem)));
+        plans
     }
 
     /// The plan that takes the least time by a rough estimate, with sums in at most so many blocks.

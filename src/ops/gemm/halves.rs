@@ -142,6 +142,19 @@ impl HalvesPlan {
         plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)))
     }
 
+    /// The plans of other tiles that sum in the same order, those first that take the least time by the
+    /// estimate: as many terms are added up on the units at a time.
+    pub(super) fn same_sums(&self, problem: &Problem, traits: &Traits) -> Vec<HalvesPlan> {
+        let possible = |tile: &&HalvesTile| {
+            let same = (tile.chunk, tile.low_shift) == (self.tile.chunk, self.tile.low_shift);
+            same && tile.shared_bytes() <= traits.shared_memory_bytes
+        };
+        let tiles = TILES.iter().filter(possible);
+        let mut plans: Vec<_> = tiles.map(|&tile| HalvesPlan { tile, ..*self }).collect();
+        plans.sort_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
+        plans
+    }
+
     /// Blocks of terms.
     pub fn blocks(&self, problem: &Problem) -> usize {
         problem.k.div_ceil(self.block_terms)

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Disk, Storage, StoredFile};
 use crate::error::{Error, Result};
+use crate::ops::gemm::Tuning;
 use crate::recording::{Dispatch, Program, Traits, View};
 use crate::train::digest::{StateDigest, tensor_name};
-use crate::train::program::TrainProgram;
 use crate::train::session::{Submit, TrainState};
 use crate::train::verify::replay::{Replay, written};
 use crate::train::verify::{StepRecord, Trainer};
@@ -59,6 +59,9 @@ pub struct Contents {
     pub chain: String,
     /// What the operations were chosen by.
     pub traits: Traits,
+    /// The same of the products that were tuned.
+    #[serde(default, skip_serializing_if = "Tuning::is_empty")]
+    pub tuning: Tuning,
     /// Every tensor of the state before the step.
     pub state: Vec<Part>,
     /// The inputs of each submit.
@@ -110,7 +113,7 @@ pub fn keep_step(trainer: &mut Trainer, record: &StepRecord, chain: &str, path: 
     let step = record.state.step;
     let before = trainer.state_after(step - 1)?;
     let submits = trainer.submits(before.step);
-    let train = TrainProgram::new(trainer.session.shape(), trainer.traits);
+    let train = trainer.program();
     let specs = &train.model.arena.specs;
     let part = |(index, tensor): (usize, &Vec<f32>)| Part {
         name: tensor_name(specs, index),
@@ -125,6 +128,7 @@ pub fn keep_step(trainer: &mut Trainer, record: &StepRecord, chain: &str, path: 
         step,
         chain: chain.to_owned(),
         traits: trainer.traits,
+        tuning: trainer.session.train.model.tuning.clone(),
         state: before.tensors().enumerate().map(part).collect(),
         uploads: submits.iter().map(|submit| submit.uploads.iter().map(upload).collect()).collect(),
         ops: submits.iter().map(|submit| ops_of(&train.program, submit)).collect(),

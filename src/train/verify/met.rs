@@ -143,8 +143,9 @@ impl KeptStep {
         let can_be_asked = there.matrix_units.is_none() || there.matrix_units == here.matrix_units;
         let chosen_there = can_be_asked.then_some(Traits { precision: here.precision, ..there });
         let mut reason = "the device there had matrix units that this one lacks".to_owned();
-        for traits in chosen_there.into_iter().chain([here]) {
-            let train = TrainProgram::new(trainer.session.shape(), traits);
+        let shape = trainer.session.shape();
+        let there = chosen_there.map(|traits| TrainProgram::tuned(shape, traits, &self.contents.tuning));
+        for train in there.into_iter().chain([trainer.program()]) {
             reason = match self.other_op(&train, submits) {
                 Some(other) => other,
                 None => match Replay::load(&train, &trainer.load, before) {

@@ -22,6 +22,7 @@ use crate::recording::{Executor, Program, Traits};
 use crate::train::digest::{StateDigest, tensor_name};
 use crate::train::feed::Feed;
 use crate::train::finite;
+use crate::train::program::TrainProgram;
 use crate::train::schedule::Schedule;
 use crate::train::session::{Session, StepRates, StepResult, Submit, TrainState};
 
@@ -91,6 +92,12 @@ impl Trainer<'_> {
     pub fn record(&mut self, result: StepResult) -> Result<StepRecord> {
         let state = StateDigest::of(&self.session.state()?);
         Ok(StepRecord { loss: result.loss, grad_norm: result.grad_norm, state })
+    }
+
+    /// The step's program, written anew.
+    fn program(&self) -> TrainProgram {
+        let tuning = &self.session.train.model.tuning;
+        TrainProgram::tuned(self.session.shape(), self.traits, tuning)
     }
 
     fn rates(&self, step: u64) -> StepRates {

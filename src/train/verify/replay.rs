@@ -15,7 +15,7 @@ use crate::train::verify::{Load, Trainer};
 /// and the one at `index`. Each dispatch runs on what the ones before it gave on the same device.
 pub fn first_op(trainers: &mut [Trainer], index: usize, before: &TrainState) -> Result<Option<Op>> {
     // Both run the other device's recording: which kernels were chosen changes no bit.
-    let train = TrainProgram::new(trainers[index].session.shape(), trainers[index].traits);
+    let train = trainers[index].program();
     let submits = trainers[0].submits(before.step);
     let mut reference = Replay::load(&train, &trainers[0].load, before)?;
     let mut other = Replay::load(&train, &trainers[index].load, before)?;

@@ -1,0 +1,363 @@
+//! The stand that products are timed on: a program of some of them, each computed in every way, on random
+//! factors that all share.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::contest::Stand;
+use crate::error::Result;
+use crate::exact::{fill_normal, snap};
+use crate::ops::gemm::{Causal, Gemm, Matrix, Way};
+use crate::ops::pack::{pack, packed_words};
+use crate::ops::softmax::{self, AttentionShape};
+use crate::ops::split::{split, split_words};
+use crate::ops::{Recorder, compare};
+use crate::recording::{
+    Dispatch, Executor, Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View,
+    align_words,
+};
+use crate::vulkan::{Device, VulkanExecutor};
+
+/// A product, and the ways to compute it that give the same bits. Way 0 is the one that the estimates take.
+#[derive(Clone, Debug)]
+pub struct Contestant {
+    pub gemm: Gemm,
+    pub ways: Vec<Way>,
+}
+
+/// Random numbers that the host makes; the device repeats them as often as it takes, packed two to a word
+/// too. Not a power of two, so that few rows are alike.
+const RANDOM_WORDS: usize = 2 * VIEW_ALIGNMENT_WORDS * 32_771;
+
+/// A product is repeated until a run has so many multiplications and additions, but not more often than this:
+/// one alone may be over before a clock ticks.
+const FLOPS_OF_A_RUN: f64 = 8e9;
+const MOST_CALLS: usize = 16;
+
+/// Runs of one turn of what is repeated.
+const RUNS: usize = 2;
+
+/// A product that takes longer than this, in seconds, is not timed: a desktop resets a device that a submit
+/// keeps busy for too long.
+const LONGEST_S: f64 = 0.1;
+
+/// A card that was idle may run at a sixth of its clock for a second. So it is kept busy before anything is
+/// timed, for so many seconds at a time, until it has not become faster so often, or for so many seconds in
+/// all.
+const WARM_S: f64 = 0.03;
+const WARM_ENOUGH: usize = 3;
+const WARM_MOST_S: f64 = 1.5;
+
+/// The recordings of one product.
+struct Recordings {
+    /// Spoils both results, and splits the factors if they are multiplied so.
+    prepare: RecordingId,
+    /// Way 0, into the result that the others are compared with.
+    reference: RecordingId,
+    /// Each way, and a comparison of its result.
+    compared: Vec<RecordingId>,
+    /// Each way, so many times.
+    timed: Vec<RecordingId>,
+    calls: usize,
+}
+
+/// Words that all products together need of each buffer.
+#[derive(Clone, Copy, Default)]
+struct Sizes {
+    floats: usize,
+    packed: usize,
+    split: [usize; 2],
+    triangle: usize,
+    result: usize,
+    partials: usize,
+    counts: usize,
+}
+
+/// The program of a stand.
+pub struct StandProgram {
+    pub program: Program,
+    floats: View,
+    packed: View,
+    /// Packs the first numbers, if any factor is packed.
+    pack: Option<(RecordingId, View)>,
+    counts: View,
+    recordings: Vec<Recordings>,
+}
+
+/// Elements up to the last that a product touches of A, B and C.
+fn extents(gemm: &Gemm) -> [usize; 3] {
+    let problem = gemm.problem();
+    [
+        problem.extent(problem.a, problem.stored_a()),
+        problem.extent(problem.b, problem.stored_b()),
+        problem.extent(problem.c, (problem.m, problem.n)),
+    ]
+}
+
+/// True if zeros of the left factor are left out.
+fn has_triangle(gemm: &Gemm) -> bool {
+    matches!(gemm.causal, Causal::LowerA | Causal::UpperA)
+}
+
+/// True if a product can be put on the stand: what of it is a triangle lies as attention lays it out.
+pub fn is_possible(gemm: &Gemm) -> bool {
+    let squares = |matrix: &Matrix| {
+        let (layout, square) = (matrix.layout, gemm.m * gemm.m);
+        let outer_is = layout.outer == gemm.batch_inner * square || gemm.batch_outer == 1;
+        let inner_is = layout.inner == square || gemm.batch_inner == 1;
+        !matrix.packed && (layout.first, layout.ld) == (0, gemm.m) && inner_is && outer_is
+    };
+    match gemm.causal {
+        Causal::None => true,
+        Causal::LowerOutput => squares(&gemm.c),
+        Causal::LowerA | Causal::UpperA => squares(&gemm.a),
+        Causal::Blocks => false,
+    }
+}
+
+fn words_of(matrix: &Matrix, elements: usize) -> usize {
+    if matrix.packed { packed_words(elements) } else { elements }
+}
+
+impl Sizes {
+    fn of(contestants: &[Contestant]) -> Sizes {
+        let mut sizes = Sizes::default();
+        for Contestant { gemm, ways } in contestants {
+            let [a, b, c] = extents(gemm);
+            let [a_words, b_words, c_words] =
+                [(&gemm.a, a), (&gemm.b, b), (&gemm.c, c)].map(|(matrix, n)| words_of(matrix, n));
+            let of = |packed: bool| {
+                let words =
+                    |matrix: &Matrix, words| if matrix.packed == packed { align_words(words) } else { 0 };
+                words(&gemm.a, a_words) + words(&gemm.b, b_words)
+            };
+            sizes.floats = sizes.floats.max(of(false)).max(gemm.n);
+            sizes.packed = sizes.packed.max(of(true));
+            if ways.iter().any(|way| matches!(way, Way::Halves(_))) {
+                sizes.split = [sizes.split[0].max(split_words(a)), sizes.split[1].max(split_words(b))];
+            }
+            if has_triangle(gemm) {
+                sizes.triangle = sizes.triangle.max(a);
+            }
+            sizes.result = sizes.result.max(c_words);
+            let partials = ways.iter().map(|way| way.partial_words(gemm)).max();
+            sizes.partials = sizes.partials.max(partials.unwrap_or(0));
+            // One more for what spoils the results.
+            sizes.counts = sizes.counts.max((ways.len() + 1) * VIEW_ALIGNMENT_WORDS);
+        }
+        if sizes.packed > 0 {
+            sizes.floats = sizes.floats.max(RANDOM_WORDS);
+        }
+        sizes
+    }
+}
+
+impl StandProgram {
+    /// The program in which these products meet, on a device of these traits.
+    pub fn new(contestants: &[Contestant], traits: Traits) -> StandProgram {
+        let mut program = Program::default();
+        let sizes = Sizes::of(contestants);
+        let mut add = |name: &str, words: usize| {
+            program.add_buffer(name, words.max(1), Group::Scratch, Residence::Device)
+        };
+        let (floats, packed) = (add("floats", sizes.floats), add("packed", sizes.packed));
+        let split = [add("split.a", sizes.split[0]), add("split.b", sizes.split[1])];
+        let triangle = add("triangle", sizes.triangle);
+        let results = [add("wanted", sizes.result), add("got", sizes.result)];
+        let (partials, counts) = (add("partials", sizes.partials), add("counts", sizes.counts));
+        let pack = (sizes.packed > 0).then(|| {
+            let units = traits.matrix_units.expect("factors are packed for matrix units");
+            let first = packed.part(0, packed.words.min(RANDOM_WORDS / 2));
+            let mut r = Recorder::new(traits, None);
+            pack(&mut r, units.factor, false, floats.part(0, 2 * first.words), first);
+            (r.finish(&mut program, "pack"), first)
+        });
+        let room = Room { floats, packed, split, triangle, results, partials, counts };
+        let recordings =
+            contestants.iter().map(|contestant| room.record(&mut program, contestant, traits)).collect();
+        StandProgram { program, floats, packed, pack, counts, recordings }
+    }
+}
+
+#[cfg(test)]
+impl StandProgram {
+    /// Makes the comparison of a way of the first product miss the workgroups at the right edge.
+    pub fn leave_out_last_column(&mut self, way: usize) {
+        let recording = self.recordings[0].compared[way];
+        self.program.recordings[recording.0].dispatches[0].groups[0] -= 1;
+    }
+}
+
+/// The buffers that products share.
+struct Room {
+    floats: View,
+    packed: View,
+    split: [View; 2],
+    /// Factors with a triangle of zeros.
+    triangle: View,
+    /// What is wanted, and what is compared with it.
+    results: [View; 2],
+    partials: View,
+    counts: View,
+}
+
+impl Room {
+    /// The product with its factors, and with a result in each place.
+    fn place(&self, gemm: &Gemm) -> [Gemm; 2] {
+        let [a_len, b_len, c_len] = extents(gemm);
+        let [a_words, b_words] = [words_of(&gemm.a, a_len), words_of(&gemm.b, b_len)];
+        let pool = |matrix: &Matrix| if matrix.packed { self.packed } else { self.floats };
+        let shared = gemm.a.packed == gemm.b.packed;
+        let of_a = if has_triangle(gemm) { self.triangle } else { pool(&gemm.a) };
+        let a = Matrix { view: of_a.part(0, a_words), ..gemm.a };
+        let b_start = if shared { align_words(a_words) } else { 0 };
+        let b = Matrix { view: pool(&gemm.b).part(b_start, b_words), ..gemm.b };
+        let bias = gemm.bias.map(|_| self.floats.part(0, gemm.n));
+        self.results.map(|result| {
+            let c = Matrix { view: result.part(0, words_of(&gemm.c, c_len)), ..gemm.c };
+            Gemm { a, b, c, bias, ..*gemm }
+        })
+    }
+
+    fn count(&self, way: usize) -> View {
+        self.counts.part(way * VIEW_ALIGNMENT_WORDS, 1)
+    }
+
+    fn record(&self, program: &mut Program, contestant: &Contestant, traits: Traits) -> Recordings {
+        let Contestant { gemm, ways } = contestant;
+        let [wanted, got] = self.place(gemm);
+        let [a_len, b_len, _] = extents(gemm);
+        let split_views = [self.split[0], self.split[1]];
+        let halves = ways.iter().find_map(|way| match way {
+            Way::Halves(plan) => Some(plan.tile.low_shift),
+            _ => None,
+        });
+        let factors = halves.map(|_| {
+            let words = [split_words(a_len), split_words(b_len)];
+            [split_views[0].part(0, words[0]), split_views[1].part(0, words[1])]
+        });
+        let dispatches = |way: &Way, gemm: &Gemm| -> Vec<Dispatch> {
+            let words = way.partial_words(gemm);
+            let partials = (words > 0).then(|| self.partials.part(0, words));
+            way.record(gemm, &traits, factors, partials)
+        };
+        let compare = |r: &mut Recorder, count: View| {
+            compare::results(r, gemm, wanted.c.view, got.c.view, count);
+        };
+        let finish = |program: &mut Program, dispatches| program.add_recording("way", dispatches);
+
+        let mut r = Recorder::new(traits, None);
+        let spare = self.count(ways.len());
+        compare::results(&mut r, gemm, got.c.view, wanted.c.view, spare);
+        compare(&mut r, spare);
+        if let (Some(low_shift), Some([a, b])) = (halves, factors) {
+            split(&mut r, wanted.a.view, a, low_shift);
+            split(&mut r, wanted.b.view, b, low_shift);
+        }
+        if has_triangle(gemm) {
+            let (batch, n_head) = (gemm.batch_outer, gemm.batch_inner);
+            let shape = AttentionShape { batch, context: gemm.m, n_head, d_head: 1 };
+            softmax::forward(&mut r, shape, self.floats.part(0, a_len), wanted.a.view);
+        }
+        let prepare = r.finish(program, "prepare");
+        let reference = finish(program, dispatches(&ways[0], &wanted));
+        let compared = |(number, way): (usize, &Way)| {
+            let mut r = Recorder::new(traits, None);
+            dispatches(way, &got).into_iter().for_each(|dispatch| r.add(dispatch));
+            compare(&mut r, self.count(number));
+            r.finish(program, "compared")
+        };
+        let compared = ways.iter().enumerate().map(compared).collect();
+        let calls = ((FLOPS_OF_A_RUN / gemm.problem().flops() as f64) as usize).clamp(1, MOST_CALLS);
+        let repeated = |way: &Way| (0..calls).flat_map(|_| dispatches(way, &got)).collect();
+        let timed = ways.iter().map(|way| finish(program, repeated(way))).collect();
+        Recordings { prepare, reference, compared, timed, calls }
+    }
+}
+
+/// A stand on a device.
+pub struct DeviceStand {
+    parts: StandProgram,
+    executor: VulkanExecutor,
+}
+
+impl DeviceStand {
+    /// Takes the memory, builds every kernel, and makes the factors.
+    pub fn load(device: &Arc<Device>, parts: StandProgram) -> Result<DeviceStand> {
+        let mut executor = VulkanExecutor::load(device, parts.program.clone())?;
+        let floats = parts.floats;
+        let first = floats.part(0, floats.words.min(RANDOM_WORDS));
+        let mut numbers = vec![0.0f32; first.words];
+        fill_normal(&mut numbers, 1.0, 1, 0, 0);
+        numbers.iter_mut().for_each(|x| *x = snap(*x));
+        executor.write(first, bytemuck::cast_slice(&numbers))?;
+        repeat(&mut executor, first, floats)?;
+        if let Some((pack, first)) = parts.pack {
+            executor.submit(pack, &[])?;
+            repeat(&mut executor, first, parts.packed)?;
+        }
+        Ok(DeviceStand { parts, executor })
+    }
+
+    /// Keeps the device busy until it runs as fast as it will.
+    pub fn warm_up(&mut self) -> Result<()> {
+        const FASTER: f64 = 0.98;
+        let recording = self.parts.recordings[0].timed[0];
+        let (start, mut fastest, mut enough) = (Instant::now(), f64::INFINITY, 0);
+        while enough < WARM_ENOUGH && start.elapsed().as_secs_f64() < WARM_MOST_S {
+            let (turn, mut ms) = (Instant::now(), f64::INFINITY);
+            while turn.elapsed().as_secs_f64() < WARM_S {
+                ms = ms.min(self.executor.time(recording, RUNS)?.min_ms());
+            }
+            enough = if ms < FASTER * fastest { 0 } else { enough + 1 };
+            fastest = fastest.min(ms);
+        }
+        Ok(())
+    }
+}
+
+/// Fills a buffer with what stands at its beginning, `first`.
+fn repeat(executor: &mut VulkanExecutor, first: View, all: View) -> Result<()> {
+    let mut filled = first.words;
+    while filled < all.words {
+        let next = all.part(filled, filled.min(all.words - filled));
+        executor.time_copy(all.part(0, next.words), next, 1)?;
+        filled += next.words;
+    }
+    Ok(())
+}
+
+impl Stand for DeviceStand {
+    fn agree(&mut self, product: usize) -> Result<Option<Vec<bool>>> {
+        let Recordings { prepare, reference, compared, .. } = &self.parts.recordings[product];
+        let counts = self.parts.counts;
+        self.executor.submit(*prepare, &[])?;
+        self.executor.wait_idle()?;
+        // The first run also pays for what the driver puts off until a kernel is used.
+        let mut seconds = [0.0; 2];
+        for seconds in &mut seconds {
+            let start = Instant::now();
+            self.executor.submit(*reference, &[])?;
+            self.executor.wait_idle()?;
+            *seconds = start.elapsed().as_secs_f64();
+        }
+        if seconds[1] > LONGEST_S {
+            return Ok(None);
+        }
+        self.executor.write(counts, &vec![0; counts.words])?;
+        for recording in compared {
+            self.executor.submit(*recording, &[])?;
+        }
+        let words = self.executor.read(counts)?;
+        let different = |way: usize| words[way * VIEW_ALIGNMENT_WORDS];
+        Ok(Some((0..compared.len()).map(|way| different(way) == 0).collect()))
+    }
+
+    fn time_ms(&mut self, product: usize, way: usize) -> Result<f64> {
+        let Recordings { timed, calls, .. } = &self.parts.recordings[product];
+        // A run before, which is not counted, is enough for a product that takes long.
+        let runs = if *calls > 1 { RUNS } else { 1 };
+        let timing = self.executor.time(timed[way], runs)?;
+        Ok(timing.min_ms() / *calls as f64)
+    }
+}
