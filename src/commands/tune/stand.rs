@@ -315,6 +315,14 @@ impl DeviceStand {
     }
 }
 
+#[cfg(test)]
+impl DeviceStand {
+    /// The numbers that factors are made of, in 32 and in 16 bits.
+    pub fn numbers(&mut self) -> Result<[Vec<u32>; 2]> {
+        Ok([self.executor.read(self.parts.floats)?, self.executor.read(self.parts.packed)?])
+    }
+}
+
 /// Fills a buffer with what stands at its beginning, `first`.
 fn repeat(executor: &mut VulkanExecutor, first: View, all: View) -> Result<()> {
     let mut filled = first.words;
