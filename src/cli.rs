@@ -85,8 +85,8 @@ pub struct TrainArgs {
         help_heading = "Run"
     )]
     pub resume: Option<ResumeFrom>,
-    /// Take the tiles of matrix products that the estimates say, instead of timing them on the device first and
-    /// keeping what was found in the user's cache folder (HLX_CACHE_DIR names another)
+    /// Take the tiles of matrix products that the estimates say, instead of timing them on the device first
+    /// and keeping what was found in the user's cache folder (HLX_CACHE_DIR names another)
     #[arg(long, help_heading = "Run")]
     pub no_tune: bool,
     /// Print the result as one JSON value on stdout
@@ -185,8 +185,8 @@ pub struct BenchArgs {
     /// Only this precision [default: each that the device offers]
     #[arg(long, value_name = "NAME")]
     pub precision: Option<Precision>,
-    /// Take the tiles of matrix products that the estimates say, instead of timing them on the device first and
-    /// keeping what was found in the user's cache folder (HLX_CACHE_DIR names another)
+    /// Take the tiles of matrix products that the estimates say, instead of timing them on the device first
+    /// and keeping what was found in the user's cache folder (HLX_CACHE_DIR names another)
     #[arg(long)]
     pub no_tune: bool,
     /// Print the result as one JSON value on stdout
@@ -224,8 +224,8 @@ pub struct BenchGemmArgs {
     /// Only this precision [default: each that the device offers]
     #[arg(long, value_name = "NAME")]
     pub precision: Option<Precision>,
-    /// Take the tiles of matrix products that the estimates say, instead of timing them on the device first and
-    /// keeping what was found in the user's cache folder (HLX_CACHE_DIR names another)
+    /// Take the tiles of matrix products that the estimates say, instead of timing them on the device first
+    /// and keeping what was found in the user's cache folder (HLX_CACHE_DIR names another)
     #[arg(long)]
     pub no_tune: bool,
     /// Print the result as one JSON value on stdout
@@ -305,8 +305,8 @@ pub struct VerifyArgs {
     /// trust. Every kept checkpoint on the way is compared too [default: start]
     #[arg(long, value_name = "start|last", requires = "checkpoint")]
     pub from: Option<RetraceFrom>,
-    /// Take the tiles of matrix products that the estimates say, instead of timing them on the device first and
-    /// keeping what was found in the user's cache folder (HLX_CACHE_DIR names another)
+    /// Take the tiles of matrix products that the estimates say, instead of timing them on the device first
+    /// and keeping what was found in the user's cache folder (HLX_CACHE_DIR names another)
     #[arg(long)]
     pub no_tune: bool,
     /// Print the result as one JSON value on stdout
