@@ -69,7 +69,8 @@ impl Product {
         2.0 * self.sizes.iter().product::<usize>() as f64 * self.batches as f64
     }
 
-    /// A program of this one product, a recording for each way of computing it, and the views of its operands.
+    /// A program of this one product, a recording for each way of computing it, and the views of its
+    /// operands.
     fn program(&self, ways: impl Fn(&Gemm) -> Vec<Dispatch>) -> (Program, [View; 2]) {
         let [m, k, n] = self.sizes;
         let mut program = Program::default();
@@ -119,8 +120,8 @@ fn seconds_on_cpu(product: &Product) -> f64 {
     shortest.as_secs_f64()
 }
 
-/// The shortest of many runs of each way of computing a product, by the device's own clock. The ways take turns,
-/// because a card's clock wanders, and all are built before, because a card that waits slows down.
+/// The shortest of many runs of each way of computing a product, by the device's own clock. The ways take
+/// turns, because a card's clock wanders, and all are built before, because a card that waits slows down.
 fn seconds_on(device: &Arc<Device>, product: &Product, ways: impl Fn(&Gemm) -> Vec<Dispatch>) -> Vec<f64> {
     let (program, views) = product.program(ways);
     let count = program.recordings.len();

@@ -4,13 +4,5 @@
 #pragma hlx fast
 // The matrix product by 16-bit floats of 8 bits of exponent and 8 of significand: C = A * B + bias.
 
-#define FACTOR bfloat16_t
-
-// By hand: how the language's own conversion rounds is up to the device.
-#include "pack.glsl"
-
-uint rounded(vec2 x) {
-    return pair(x.x, x.y);
-}
-
+#include "gemm_bf16.glsl"
 #include "gemm_matrix.glsl"

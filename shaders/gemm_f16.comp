@@ -4,10 +4,5 @@
 #pragma hlx fast
 // The matrix product by 16-bit floats of 5 bits of exponent and 11 of significand: C = A * B + bias.
 
-#define FACTOR float16_t
-
-uint rounded(vec2 x) {
-    return packHalf2x16(x);
-}
-
+#include "gemm_f16.glsl"
 #include "gemm_matrix.glsl"

@@ -61,13 +61,14 @@ void main() {
     for (uint row = first_row(); row < push.num_positions; row += rows_at_once()) {
         uint base = row * QUADS;
         vec2 of_row = stats_vec2[row];
-        vec4 n[QUADS_HERE], g[QUADS_HERE];
+        vec4 n[QUADS_HERE], g[QUADS_HERE], rest[QUADS_HERE];  // all fetched before anything is waited for
         vec4 sum_g = vec4(0.0), sum_gn = vec4(0.0);
         [[unroll]] for (uint i = 0; i < QUADS_HERE; ++i) {
             uint q = quad_here(i);
-            n[i] = g[i] = vec4(0.0);
+            n[i] = g[i] = rest[i] = vec4(0.0);
             if (q < QUADS) {
                 vec4 d = widened_gradient(d_output_uvec2[base + q]);
+                if (push.add_residual != 0) rest[i] = d_input_vec4[base + q];
                 n[i] = (input_vec4[base + q] - of_row.x) * of_row.y;
                 g[i] = d * gamma_vec4[q];
                 of_gamma[i] += d * n[i];
@@ -81,8 +82,7 @@ void main() {
         [[unroll]] for (uint i = 0; i < QUADS_HERE; ++i) {
             uint q = quad_here(i);
             if (q < QUADS) {
-                vec4 d = (g[i] - mean_g - n[i] * mean_gn) * of_row.y;
-                if (push.add_residual != 0) d += d_input_vec4[base + q];
+                vec4 d = (g[i] - mean_g - n[i] * mean_gn) * of_row.y + rest[i];
                 d_input_vec4[base + q] = d;
                 narrow_uvec2[base + q] = narrowed_gradient(d);
                 of_input[i] += d;

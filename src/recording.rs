@@ -91,6 +91,13 @@ impl View {
             && other.offset < self.offset + self.words
     }
 
+    /// True if all of the other view lies in this one.
+    pub fn contains(&self, other: &View) -> bool {
+        self.buffer == other.buffer
+            && self.offset <= other.offset
+            && other.offset + other.words <= self.offset + self.words
+    }
+
     /// A part of this view, `offset` words in (a multiple of [`VIEW_ALIGNMENT_WORDS`]).
     pub fn part(&self, offset: usize, words: usize) -> View {
         assert!(offset.is_multiple_of(VIEW_ALIGNMENT_WORDS), "view starts at word {offset}, unaligned");

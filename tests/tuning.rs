@@ -205,7 +205,8 @@ fn saved_run(precision: Precision, place: &TempDir) -> Checkpoint {
     Checkpoint::load(&outcome.checkpoint).unwrap()
 }
 
-/// What is exact has the same bytes wherever it was made; of what is not, the checkpoint says how it was made.
+/// What is exact has the same bytes wherever it was made; of what is not, the checkpoint says how it was
+/// made.
 #[test]
 fn a_checkpoint_says_what_its_bits_may_depend_on() {
     let place = TempDir::new().unwrap();

@@ -2,7 +2,7 @@
 // terms in shared memory, rounded to 16 bits on the way there, the next share on its way in registers, and the
 // sums of each subgroup in small matrices.
 //
-// The including shader names the factors' type, FACTOR, and rounds two floats into a word: rounded(vec2).
+// The including shader names the factors' type, FACTOR, and rounds eight floats into words: rounded(vec4, vec4).
 
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_KHR_memory_scope_semantics : require
@@ -79,21 +79,6 @@ const uint SUBGROUPS = TILE_ROWS / (SIDE * ROW_MATRICES) * SUBGROUPS_ACROSS;
         MULTIPLY_PART(3) \
     }
 
-// Writes matrix (i, j) of the sums, and the one beside it if two are staged at a time.
-#define SUM_AT(i, j) sum[((i) * COLUMN_MATRICES + (j)) % (ROW_MATRICES * COLUMN_MATRICES)]
-#define STORE(i, j) \
-    if (i < ROW_MATRICES && j * STAGED_ACROSS < COLUMN_MATRICES) { \
-        uint r = corner.y + row + i * SIDE; \
-        uint col = corner.x + column + j * STAGED_ACROSS * SIDE; \
-        stage(SUM_AT(i, j * STAGED_ACROSS), 0); \
-        if (STAGED_ACROSS == 2) { \
-            stage(SUM_AT(i, j * STAGED_ACROSS + 1), 1); \
-        } \
-        subgroupBarrier(); \
-        store_staged(inside, c_start, r, col); \
-        subgroupBarrier(); \
-    }
-
 void main() {
     uvec2 corner = tile_corner();
     if (is_unwanted(corner.y + TILE_ROWS, corner.x)) {
@@ -131,12 +116,5 @@ void main() {
     uint c_start = batch_start(push.c_first, push.c_outer, push.c_inner);
     bool inside = WHOLE != 0
         || (WIDE_C != 0 && corner.y + TILE_ROWS <= push.m && corner.x + TILE_COLUMNS <= push.n);
-    STORE(0, 0)
-    STORE(0, 1)
-    STORE(1, 0)
-    STORE(1, 1)
-    STORE(2, 0)
-    STORE(2, 1)
-    STORE(3, 0)
-    STORE(3, 1)
+    STORE_SUMS
 }

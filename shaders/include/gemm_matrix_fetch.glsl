@@ -56,7 +56,7 @@ uvec4 rounded(vec4 low, vec4 high, float scale) {
             high[i] = scaled(high[i], scale);
         }
     }
-    return uvec4(rounded(low.xy), rounded(low.zw), rounded(high.xy), rounded(high.zw));
+    return rounded(low, high);
 }
 
 uint half_of(uint pair, uint at) {

@@ -17,7 +17,10 @@ layout(std430, set = 0, binding = 4) writeonly buffer StatsPairs { vec2 stats_ve
 layout(std430, set = 0, binding = 5) readonly buffer Branch { float branch[]; };   // [N,C]
 layout(std430, set = 0, binding = 6) writeonly buffer Sum { float sum[]; };        // [N,C]
 layout(std430, set = 0, binding = 5) readonly buffer BranchQuads { vec4 branch_vec4[]; };
+layout(std430, set = 0, binding = 5) readonly buffer BranchHalves { uvec2 branch_uvec2[]; };
 layout(std430, set = 0, binding = 6) writeonly buffer SumQuads { vec4 sum_vec4[]; };
+
+layout(constant_id = 11) const uint BRANCH_NARROW = 0; // the branch is kept in 16 bits, [N,C/2]
 #endif
 
 layout(push_constant) uniform Push {
@@ -30,7 +33,7 @@ layout(push_constant) uniform Push {
 vec4 element(uint at) {
     vec4 x = input_vec4[at];
 #ifdef ADD
-    x += branch_vec4[at];
+    x += BRANCH_NARROW != 0 ? widened(branch_uvec2[at]) : branch_vec4[at];
     sum_vec4[at] = x;
 #endif
     return x;

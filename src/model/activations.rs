@@ -6,7 +6,7 @@ use crate::model::gpt::Purpose;
 use crate::model::norm::{Norm, StreamGradient};
 use crate::model::{attention, head, mlp};
 use crate::ops::attention::FusedAttention;
-use crate::ops::column_sum::COLUMN_LANES;
+use crate::ops::column_sum;
 use crate::ops::gemm::units;
 use crate::ops::narrow;
 use crate::ops::softmax::AttentionShape;
@@ -30,7 +30,7 @@ pub struct Activations {
     pub stats: View,
     /// `[rows,V]` of as many positions as are worked on at a time.
     pub logits: View,
-    /// `[N,V]`: softmax, which becomes the logits' gradient.
+    /// `[N,V]`: softmax, which becomes the logits' gradient; in 16 bits rows may be longer.
     pub d_logits: Tensor,
     /// Training only.
     pub d_stream: Option<StreamGradient>,
@@ -87,8 +87,9 @@ impl Activations {
         let stats = kept.add("stats", 2 * n);
         let rows = if training { head::rows_at_a_time(n, config.vocab_size) } else { n };
         let logits = kept.add("logits", rows * config.vocab_size);
-        let narrow_logits = narrow && head::can_be_narrow(config.vocab_size, traits);
-        let d_logits = kept.tensor("d_logits", n * config.vocab_size, narrow_logits);
+        let narrow_row = head::narrow_row(config.vocab_size, traits).filter(|_| narrow);
+        let d_logits =
+            kept.tensor("d_logits", n * narrow_row.unwrap_or(config.vocab_size), narrow_row.is_some());
         let d_stream = training.then(|| StreamGradient {
             full: kept.add("d_stream", n * c),
             narrow: narrow.then(|| kept.factor("d_stream.narrow", n * c)),
@@ -112,8 +113,8 @@ fn keeps_narrow(config: &ModelConfig, fused_attention: bool, traits: &Traits) ->
 }
 
 /// Elements of all blocks' LayerNorm and GELU outputs from which on they are not kept, but calculated again
-/// in the backward pass: 512 MiB of them in 16 bits. Less is not worth the dispatches.
-const TOO_MANY_TO_KEEP: usize = 1 << 28;
+/// in the backward pass: 1 GiB of them in 16 bits. Less is not worth the time.
+const TOO_MANY_TO_KEEP: usize = 1 << 29;
 
 /// Outputs that are quickly calculated again, in buffers that all blocks use one after the other.
 #[derive(Clone, Copy)]
@@ -196,18 +197,22 @@ fn scratch(
             .then(|| ["probs.dropped", "d_probs"].map(|name| room.add(name, shape.score_words()))),
         d_heads: training.then(|| room.factor("d_heads", n * c)),
         d_qkv: training.then(|| room.factor("d_qkv", 3 * n * c)),
-        partials: training.then(|| room.add("attention.partials", COLUMN_LANES * 3 * c)),
+        partials: training
+            .then(|| room.add("attention.partials", column_sum::scratch_words(3 * c, room.narrow))),
     };
     let backward = training.then(|| BackwardScratch {
         d_normed: room.factor("d_normed", n * c),
         norm_partials: room.add("norm.partials", Norm::scratch_words(c, room.narrow)),
         mlp: mlp::Scratch {
             d_wide: room.factor("d_wide", n * config.d_ff),
-            partials: room.add("mlp.partials", COLUMN_LANES * config.d_ff.max(c)),
+            partials: {
+                let sums = if room.narrow { units::column_sum_words(n, config.d_ff) } else { 0 };
+                room.add("mlp.partials", sums.max(column_sum::scratch_words(config.d_ff.max(c), false)))
+            },
         },
     });
     block::Scratch {
-        branch: room.add("branch", n * c),
+        branch: if dropout { room.add("branch", n * c).into() } else { room.factor("branch", n * c) },
         dropped: dropout.then(|| room.add("dropped", n * c)),
         attention,
         backward,

@@ -6,7 +6,7 @@ use crate::model::linear::{BranchGradient, Linear};
 use crate::ops::Recorder;
 use crate::ops::attention::{BackwardViews, ForwardViews, FusedAttention};
 use crate::ops::dropout::Dropout;
-use crate::ops::gemm::{Causal, Gemm, Matrix, Pass};
+use crate::ops::gemm::{After, Causal, Gemm, Matrix, Pass};
 use crate::ops::softmax::{self, AttentionShape};
 use crate::ops::tensor::Tensor;
 use crate::recording::{Traits, View};
@@ -44,7 +44,7 @@ pub struct Scratch {
     pub d_heads: Option<Tensor>,
     /// `[B,T,3C]`
     pub d_qkv: Option<Tensor>,
-    /// `[64,3C]`
+    /// Room for the sums of `[3C]`.
     pub partials: Option<View>,
 }
 
@@ -117,14 +117,14 @@ impl Attention {
         input: Tensor,
         saved: &Saved,
         scratch: &Scratch,
-        output: View,
+        output: Tensor,
     ) {
-        self.qkv.forward(r, params, input, saved.qkv);
+        self.qkv.forward(r, params, input, saved.qkv, After::Nothing);
         match self.fused_over(saved) {
             Some(fused) => fused.forward(r, &fused_views(step_number, saved)),
             None => self.forward_by_products(r, step_number, saved, scratch),
         }
-        self.proj.forward(r, params, saved.heads, output.into());
+        self.proj.forward(r, params, saved.heads, output, After::Nothing);
     }
 
     /// The heads' outputs from queries, keys and values.

@@ -46,7 +46,7 @@ pub struct Saved {
 #[derive(Clone, Copy)]
 pub struct Scratch {
     /// `[N,C]`: a branch's output before it joins the stream.
-    pub branch: View,
+    pub branch: Tensor,
     /// `[N,C]`, only with dropout: a branch's output, or its gradient, masked.
     pub dropped: Option<View>,
     /// Attention's own room.
@@ -101,7 +101,7 @@ impl Block {
         stream: &Stream,
         saved: &Saved,
         scratch: &Scratch,
-    ) -> View {
+    ) -> Tensor {
         self.ln_1.forward(r, params, saved.stats_1, stream, saved.normed_1);
         self.attention.forward(
             r,
@@ -112,11 +112,11 @@ impl Block {
             &scratch.attention,
             scratch.branch,
         );
-        let branch = masked(r, &self.attention_dropout, step_number, scratch.branch, scratch.dropped);
+        let branch = masked_branch(r, &self.attention_dropout, step_number, scratch);
         let middle = Stream { before: stream.sum, branch: Some(branch), sum: saved.middle };
         self.ln_2.forward(r, params, saved.stats_2, &middle, saved.normed_2);
         self.mlp.forward(r, params, saved.normed_2, &saved.mlp, scratch.branch);
-        masked(r, &self.mlp_dropout, step_number, scratch.branch, scratch.dropped)
+        masked_branch(r, &self.mlp_dropout, step_number, scratch)
     }
 
     /// Where the gradient goes of the bias that is added to the stream last, if that gradient is the sum of
@@ -188,6 +188,19 @@ impl Block {
             OntoStream { d_stream, add: true, bias: input_bias },
             norm_scratch,
         );
+    }
+}
+
+/// A branch's output, or, with dropout, its masked copy, which is in 32 bits as the output is then.
+fn masked_branch(
+    r: &mut Recorder,
+    dropout: &Option<Dropout>,
+    step_number: View,
+    scratch: &Scratch,
+) -> Tensor {
+    match dropout {
+        None => scratch.branch,
+        Some(_) => masked(r, dropout, step_number, scratch.branch.full(), scratch.dropped).into(),
     }
 }
 

@@ -7,10 +7,11 @@ use crate::model::block::{Block, masked};
 use crate::model::head::Head;
 use crate::model::norm::{Norm, OntoStream, Stream};
 use crate::ops::dropout::Dropout;
-use crate::ops::gemm::Tuning;
+use crate::ops::gemm::{Tuning, units};
+use crate::ops::pack::packed_words;
 use crate::ops::softmax::AttentionShape;
 use crate::ops::{Recorder, embedding};
-use crate::recording::{BufferId, Group, Program, Residence, Traits, View};
+use crate::recording::{BufferId, Group, MatrixUnits, Program, Residence, Traits, View};
 
 /// What a model is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct Gpt {
     pub arena: Arena,
     /// `[arena.words]`
     pub params: View,
+    /// Its matrices in 16 bits, where products take such factors.
+    packed: Option<(View, MatrixUnits)>,
     /// Partial sums of products that are cut into blocks; as long as the recordings need.
     products: BufferId,
     /// How products are computed where not by the estimates.
@@ -120,6 +123,10 @@ impl Gpt {
             Layers { embedding_dropout: dropout(0), blocks: (0..config.n_layer).map(block).collect() }
         };
         let params = program.add_buffer("parameters", arena.words, Group::Parameters, Residence::Device);
+        let packed = units::wanted(&traits).map(|units| {
+            let words = packed_words(arena.decay_words);
+            (program.add_buffer("parameters.packed", words, Group::Parameters, Residence::Device), units)
+        });
         let activations = Activations::allocate(program, config, shape, purpose, probability > 0.0, &traits);
         let products = program.add_buffer("products", 1, Group::Scratch, Residence::Device).buffer;
         Gpt {
@@ -130,6 +137,7 @@ impl Gpt {
             inference: layers(0.0),
             arena,
             params,
+            packed,
             products,
             tuning: Tuning::default(),
             activations,
@@ -165,6 +173,9 @@ impl Gpt {
         let wte = self.arena.view(self.params, "transformer.wte.weight");
         let wpe = self.arena.view(self.params, "transformer.wpe.weight");
         let (context, c) = (self.config.context, self.config.d_model);
+        if let Some((packed, units)) = self.packed {
+            r.pack_arena(self.params.part(0, self.arena.decay_words), packed, units);
+        }
         let embedded = match layers.embedding_dropout {
             Some(_) => a.embedded.expect("a model with dropout keeps the embedding apart"),
             None => a.streams[0],

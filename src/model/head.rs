@@ -20,9 +20,12 @@ pub fn rows_at_a_time(n: usize, vocab_size: usize) -> usize {
     n.div_ceil(parts).next_multiple_of(if parts > 1 { ROW_UNIT } else { 1 }).min(n)
 }
 
-/// True if the logits' gradient can be kept in 16 bits.
-pub fn can_be_narrow(vocab_size: usize, traits: &Traits) -> bool {
-    narrow::fits(vocab_size) && cross_entropy::is_fused(vocab_size, traits)
+/// Elements of a row of the logits' gradient if it is kept in 16 bits; `None` if it cannot be.
+pub fn narrow_row(vocab_size: usize, traits: &Traits) -> Option<usize> {
+    match cross_entropy::is_fused(vocab_size, traits) {
+        true => narrow::fits(vocab_size).then_some(vocab_size),
+        false => Some(cross_entropy::short_row(vocab_size)),
+    }
 }
 
 /// The output projection of a model over its buffers.
@@ -70,15 +73,20 @@ impl Head<'_> {
     /// logits' gradient too.
     pub fn record_losses(&self, r: &mut Recorder, inputs: &Inputs, losses: View, scale: Option<f32>) {
         let (n, v) = (self.positions(), self.vocab_size);
+        let row = self.activations.d_logits.len / n;
         let fused = cross_entropy::is_fused(v, &r.traits);
         for first in (0..n).step_by(self.rows_at_a_time()) {
             let rows = self.rows_at_a_time().min(n - first);
             self.record_rows(r, first, rows);
             let logits = self.activations.logits.part(0, rows * v);
-            let d_logits = part(self.activations.d_logits, first * v, rows * v);
+            let d_logits = part(self.activations.d_logits, first * row, rows * row);
             let [targets, losses] = [inputs.targets, losses].map(|view| view.part(first, rows));
             if fused {
                 cross_entropy::fused(r, logits, targets, losses, d_logits, scale.unwrap_or(1.0));
+                continue;
+            }
+            if d_logits.narrow {
+                cross_entropy::short(r, logits, targets, losses, d_logits, scale.unwrap_or(1.0));
                 continue;
             }
             cross_entropy::forward(r, logits, targets, losses, d_logits.full());
@@ -91,7 +99,8 @@ impl Head<'_> {
     /// d_normed `[N,C]`, and the projection's part of the token embedding's gradient `[V,C]`.
     pub fn record_backward(&self, r: &mut Recorder, d_wte: View, d_normed: Tensor) {
         let Head { d_model: c, vocab_size: v, wte, activations } = *self;
-        let d_logits = activations.d_logits.matrix(v).gradient();
+        let row = activations.d_logits.len / self.positions();
+        let d_logits = activations.d_logits.matrix(row).gradient();
         let of_input = Gemm::new(
             Pass::Backward,
             [self.positions(), v, c],

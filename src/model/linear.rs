@@ -3,7 +3,7 @@
 use crate::model::arena::Arena;
 use crate::ops::Recorder;
 use crate::ops::column_sum;
-use crate::ops::gemm::{Gemm, Matrix, Pass};
+use crate::ops::gemm::{After, Gemm, Matrix, Pass};
 use crate::ops::tensor::Tensor;
 use crate::recording::View;
 
@@ -46,8 +46,8 @@ impl Linear {
         arena.part(self.bias, self.d_out)
     }
 
-    /// output `[N,out]` = input `[N,in]` W + b.
-    pub fn forward(&self, r: &mut Recorder, params: View, input: Tensor, output: Tensor) {
+    /// output `[N,out]` = input `[N,in]` W + b, and what is done to its elements.
+    pub fn forward(&self, r: &mut Recorder, params: View, input: Tensor, output: Tensor, after: After) {
         let rows = input.len / self.d_in;
         let product = Gemm::new(
             Pass::Forward,
@@ -56,11 +56,12 @@ impl Linear {
             Matrix::new(self.weight(params), self.d_out),
             output.matrix(self.d_out),
         );
-        r.multiply(&Gemm { bias: Some(self.bias(params)), ..product });
+        r.multiply(&Gemm { bias: Some(self.bias(params)), after, ..product });
     }
 
     /// From d_output `[N,out]`: d_input `[N,in]`, and the parameters' gradients into the arena `grads`.
-    /// `partials` is scratch of `[64,out]`; without it, the bias's gradient is left to the caller.
+    /// `partials` is scratch of [`column_sum::scratch_words`]; without it, the bias's gradient is left to the
+    /// caller.
     pub fn backward(
         &self,
         r: &mut Recorder,
@@ -71,24 +72,48 @@ impl Linear {
         d_input: Tensor,
         partials: Option<View>,
     ) {
-        let rows = input.len / self.d_in;
-        let d_output_rows = d_output.matrix(self.d_out).gradient();
-        let of_input = Gemm::new(
+        self.input_backward(r, params, d_output, d_input, After::Nothing);
+        self.parameters_backward(r, grads, input, d_output, partials);
+    }
+
+    /// The first part of [`Linear::backward`], and what is done to d_input's elements.
+    pub fn input_backward(
+        &self,
+        r: &mut Recorder,
+        params: View,
+        d_output: Tensor,
+        d_input: Tensor,
+        after: After,
+    ) {
+        let rows = d_output.len / self.d_out;
+        let product = Gemm::new(
             Pass::Backward,
             [rows, self.d_out, self.d_in],
-            d_output_rows,
+            d_output.matrix(self.d_out).gradient(),
             Matrix::new(self.weight(params), self.d_out).transposed(),
             d_input.matrix(self.d_in).gradient(),
         );
-        let of_weight = Gemm::new(
+        r.multiply(&Gemm { after, ..product });
+    }
+
+    /// The second part.
+    pub fn parameters_backward(
+        &self,
+        r: &mut Recorder,
+        grads: View,
+        input: Tensor,
+        d_output: Tensor,
+        partials: Option<View>,
+    ) {
+        let rows = d_output.len / self.d_out;
+        let product = Gemm::new(
             Pass::Backward,
             [self.d_in, rows, self.d_out],
             input.matrix(self.d_in).transposed(),
-            d_output_rows,
+            d_output.matrix(self.d_out).gradient(),
             Matrix::new(self.weight(grads), self.d_out),
         );
-        r.multiply(&of_input);
-        r.multiply(&of_weight);
+        r.multiply(&product);
         if let Some(partials) = partials {
             column_sum::column_sum(r, d_output, self.bias(grads), partials);
         }

@@ -4,6 +4,7 @@ use crate::model::arena::Arena;
 use crate::model::linear::{BranchGradient, Linear};
 use crate::ops::Recorder;
 use crate::ops::gelu;
+use crate::ops::gemm::After;
 use crate::ops::tensor::Tensor;
 use crate::recording::View;
 
@@ -29,7 +30,7 @@ pub struct Saved {
 pub struct Scratch {
     /// `[B,T,F]`
     pub d_wide: Tensor,
-    /// `[64,F]`
+    /// `[64,F]`, or, of tensors in 16 bits, [`units::column_sum_words`](crate::ops::gemm::units).
     pub partials: View,
 }
 
@@ -43,10 +44,14 @@ impl Mlp {
     }
 
     /// output `[B,T,C]` from input `[B,T,C]`.
-    pub fn forward(&self, r: &mut Recorder, params: View, input: Tensor, saved: &Saved, output: View) {
-        self.fc.forward(r, params, input, saved.pre);
-        gelu::forward(r, saved.pre, saved.act);
-        self.proj.forward(r, params, saved.act, output.into());
+    pub fn forward(&self, r: &mut Recorder, params: View, input: Tensor, saved: &Saved, output: Tensor) {
+        if saved.pre.narrow {
+            self.fc.forward(r, params, input, saved.pre, After::Gelu { act: saved.act.view });
+        } else {
+            self.fc.forward(r, params, input, saved.pre, After::Nothing);
+            gelu::forward(r, saved.pre.full(), saved.act.full());
+        }
+        self.proj.forward(r, params, saved.act, output, After::Nothing);
     }
 
     /// The place in an arena of the bias that is added last, `[C]`.
@@ -66,12 +71,28 @@ impl Mlp {
         branch: BranchGradient,
         d_input: Tensor,
     ) {
-        if saved.again {
-            gelu::forward(r, saved.pre, saved.act);
-        }
         let partials = branch.with_bias.then_some(scratch.partials);
-        self.proj.backward(r, params, grads, saved.act, branch.d_output, scratch.d_wide, partials);
-        gelu::backward(r, saved.pre, scratch.d_wide);
-        self.fc.backward(r, params, grads, input, scratch.d_wide, d_input, Some(scratch.partials));
+        if !saved.pre.narrow {
+            self.proj.backward(r, params, grads, saved.act, branch.d_output, scratch.d_wide, partials);
+            gelu::backward(r, saved.pre.full(), scratch.d_wide.full());
+            return self.fc.backward(
+                r,
+                params,
+                grads,
+                input,
+                scratch.d_wide,
+                d_input,
+                Some(scratch.partials),
+            );
+        }
+        let after = After::GeluGradient {
+            pre: saved.pre.view,
+            act: saved.again.then_some(saved.act.view),
+            column_sum: self.fc.bias(grads),
+            partials: scratch.partials,
+        };
+        self.proj.input_backward(r, params, branch.d_output, scratch.d_wide, after);
+        self.proj.parameters_backward(r, grads, saved.act, branch.d_output, partials);
+        self.fc.backward(r, params, grads, input, scratch.d_wide, d_input, None);
     }
 }

@@ -22,7 +22,7 @@ pub struct Stream {
     /// As it was before the branch.
     pub before: View,
     /// What is to be added; `None` at the model's beginning.
-    pub branch: Option<View>,
+    pub branch: Option<Tensor>,
     /// Where the sum is put; `before` itself without a branch.
     pub sum: View,
 }
@@ -106,7 +106,7 @@ impl Norm {
             return narrow::layernorm_forward(r, &norm, stream.before, added, output);
         }
         if let Some((branch, sum)) = added {
-            residual::add(r, stream.before, branch, sum);
+            residual::add(r, stream.before, branch.full(), sum);
         }
         norm.forward(r, stream.sum, output.full());
     }

@@ -170,8 +170,8 @@ impl Cases {
         const N: usize = 1031;
         let (input, gradient) = (self.normal(N, 3.0), self.normal(N, 1.0));
         let (activated, summed) = (self.output(N), self.output(N));
-        gelu::forward(&mut self.recorder, input.into(), activated.into());
-        gelu::backward(&mut self.recorder, input.into(), gradient.into());
+        gelu::forward(&mut self.recorder, input, activated);
+        gelu::backward(&mut self.recorder, input, gradient);
         residual::add(&mut self.recorder, input, activated, summed);
         let sum = self.normal(N, 1.0);
         accumulate::add(&mut self.recorder, input, sum);

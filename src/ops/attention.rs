@@ -150,8 +150,9 @@ impl Kernels {
         of_each_part[part as usize]
     }
 
-    /// Plans of a part, the best first as measured on an H200 for heads of 64 channels.
-    fn plans(self, part: Part) -> Vec<Plan> {
+    /// Plans of a part, the best first as measured on an H200 for heads of 64 channels, of short contexts
+    /// also of 32.
+    fn plans(self, part: Part, context: usize) -> Vec<Plan> {
         let in_registers = matches!(self, Kernels::Matrix(units) if units.in_registers);
         let plan = |&(owned, other, own, at_once): &(usize, usize, usize, usize)| {
             let blocks = part.blocks(owned, other);
@@ -163,6 +164,15 @@ impl Kernels {
             (Kernels::F32, _) => &[(64, 32, 1, 1), (32, 32, 1, 1), (32, 16, 1, 1), (16, 16, 1, 1)],
             (Kernels::Matrix(units), _) if !in_registers || units.side != 16 => {
                 &[(64, 32, 1, 1), (32, 32, 1, 1), (32, 32, 2, 2), (16, 16, 1, 1)]
+            }
+            (Kernels::Matrix(_), Part::Forward) if context <= 256 => {
+                &[(64, 32, 1, 2), (32, 32, 1, 2), (16, 16, 1, 1)]
+            }
+            (Kernels::Matrix(_), Part::BackwardQueries) if context <= 256 => {
+                &[(64, 32, 1, 1), (32, 32, 1, 2), (16, 16, 1, 1)]
+            }
+            (Kernels::Matrix(_), Part::BackwardKeys) if context <= 128 => {
+                &[(64, 64, 1, 1), (64, 32, 1, 1), (32, 32, 1, 1), (16, 16, 1, 1)]
             }
             (Kernels::Matrix(_), Part::Forward) => {
                 &[(128, 64, 1, 2), (64, 32, 1, 2), (128, 64, 2, 2), (32, 32, 1, 2), (16, 16, 1, 1)]
@@ -178,8 +188,8 @@ impl Kernels {
     }
 
     /// The plans of a part, and the same gone about otherwise: to be timed.
-    fn variants(self, part: Part) -> Vec<Plan> {
-        let plans = self.plans(part);
+    fn variants(self, part: Part, context: usize) -> Vec<Plan> {
+        let plans = self.plans(part, context);
         let otherwise = |plan: &Plan| match self {
             Kernels::F32 => Plan { heads: 0, ..*plan },
             Kernels::Matrix(_) => Plan { prefetch: !plan.prefetch, ..*plan },
@@ -272,7 +282,7 @@ impl FusedAttention {
         let best = |part: Part| {
             let fits =
                 |plan: &Plan| kernels.shared_bytes(part, *plan, shape.d_head) <= traits.shared_memory_bytes;
-            kernels.plans(part).into_iter().find(fits)
+            kernels.plans(part, shape.context).into_iter().find(fits)
         };
         let [Some(forward), Some(queries), Some(keys)] = PARTS.map(best) else { return None };
         let plans = [forward, queries, keys];
@@ -313,7 +323,7 @@ impl FusedAttention {
         let fits = |plan: &Plan| {
             self.kernels.shared_bytes(part, *plan, self.shape.d_head) <= traits.shared_memory_bytes
         };
-        self.kernels.variants(part).into_iter().filter(fits).map(with).collect()
+        self.kernels.variants(part, self.shape.context).into_iter().filter(fits).map(with).collect()
     }
 
     /// How a part's kernel goes about its work, in words.

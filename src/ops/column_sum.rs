@@ -13,18 +13,22 @@ pub use crate::exact::COLUMN_LANES;
 
 /// `output[c]` = sum over rows of `input[:,c]`.
 ///
-/// input `[N,C]`, output `[C]`; `partials` is scratch of `[64,C]`.
+/// input `[N,C]`, output `[C]`; `partials` is scratch of [`scratch_words`].
 pub fn column_sum(r: &mut Recorder, input: Tensor, output: View, partials: View) {
     let columns = output.words;
     let rows = input.len / columns;
     assert_eq!(input.len, rows * columns, "column_sum input is [N,C]");
-    let partials = partials.part(0, COLUMN_LANES * columns);
     if input.narrow {
-        narrow::column_partials(r, input, partials);
-    } else {
-        column_partials_of(r, input.full(), partials);
+        return narrow::column_sum(r, input, output, partials);
     }
+    let partials = partials.part(0, COLUMN_LANES * columns);
+    column_partials_of(r, input.full(), partials);
     finish(r, partials, output);
+}
+
+/// Words of scratch that the sums of so many columns take.
+pub const fn scratch_words(columns: usize, narrow: bool) -> usize {
+    if narrow { narrow::column_sum_words(columns) } else { COLUMN_LANES * columns }
 }
 
 fn column_partials_of(r: &mut Recorder, input: View, partials: View) {

@@ -7,8 +7,8 @@ use crate::kernels::compare;
 use crate::recording::View;
 
 /// Adds to `different` `[1]` how many words of `got` are not those of `wanted`, where the product is to write
-/// them, and leaves NaN in all of `got`. A result with a triangle is not packed, and its matrices lie one after
-/// the other.
+/// them, and leaves NaN in all of `got`. A result with a triangle is not packed, and its matrices lie one
+/// after the other.
 pub fn results(r: &mut Recorder, gemm: &Gemm, wanted: View, got: View, different: View) {
     assert_eq!(wanted.words, got.words, "results of one product");
     let word = |number: usize| u32::try_from(number).expect("a product's numbers fit 32 bits");

@@ -7,7 +7,7 @@ use super::rows::{row_max, row_sum};
 use super::tensor::Tensor;
 use super::{Recorder, narrow};
 use crate::exact::{exp, log, recip, snap};
-use crate::kernels::{cross_entropy, cross_entropy_backward, cross_entropy_fast};
+use crate::kernels::{cross_entropy, cross_entropy_backward, cross_entropy_fast, cross_entropy_short};
 use crate::recording::{Traits, View};
 
 /// A target that counts for nothing: its row has loss 0 and gradient 0.
@@ -52,6 +52,32 @@ pub fn fused(r: &mut Recorder, logits: View, targets: View, losses: View, gradie
         cross_entropy_fast::Bindings { logits, targets, losses, gradient: gradient.view },
         flat_groups(rows, 1),
     ));
+}
+
+/// As [`fused`], for any smaller vocabulary, with the gradient `[N,row]` in 16 bits.
+pub fn short(r: &mut Recorder, logits: View, targets: View, losses: View, gradient: Tensor, scale: f32) {
+    let rows = targets.words;
+    let vocab_size = logits.words / rows;
+    assert!(gradient.narrow && gradient.len == rows * short_row(vocab_size), "the gradient is [N,row]");
+    assert_eq!(losses.words, rows, "losses are [N]");
+    let pairs = short_row(vocab_size) / 2;
+    let push = cross_entropy_short::Push {
+        rows: rows as u32,
+        vocab_size: vocab_size as u32,
+        pairs: pairs as u32,
+        scale,
+    };
+    r.add(cross_entropy_short::dispatch(
+        push,
+        cross_entropy_short::Specialization { f16: narrow::f16(&r.traits), ..Default::default() },
+        cross_entropy_short::Bindings { logits, targets, losses, gradient: gradient.view },
+        narrow::row_groups(rows),
+    ));
+}
+
+/// Elements of a row of the gradient that [`short`] gives: those of the vocabulary, and zeros.
+pub const fn short_row(vocab_size: usize) -> usize {
+    vocab_size.next_multiple_of(8)
 }
 
 /// Turns softmax `[N,V]` into the gradient of the loss, in place; `scale` is 1 / positions in the whole

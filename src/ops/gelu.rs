@@ -2,19 +2,15 @@
 
 use rayon::prelude::*;
 
+use super::Recorder;
 use super::grid::{elements_per_task, flat_groups, vectorized};
-use super::tensor::Tensor;
-use super::{Recorder, narrow};
 use crate::exact::{gelu, gelu_grad, snap};
 use crate::kernels::{gelu_backward, gelu_forward};
+use crate::recording::View;
 
 /// output = gelu(input), any equal shapes.
-pub fn forward(r: &mut Recorder, input: Tensor, output: Tensor) {
-    assert_eq!(input.len, output.len, "gelu keeps its input's shape");
-    if input.narrow {
-        return narrow::gelu_forward(r, input, output);
-    }
-    let (input, output) = (input.full(), output.full());
+pub fn forward(r: &mut Recorder, input: View, output: View) {
+    assert_eq!(input.words, output.words, "gelu keeps its input's shape");
     r.add(gelu_forward::dispatch(
         gelu_forward::Push { count: input.words as u32 },
         Default::default(),
@@ -24,12 +20,8 @@ pub fn forward(r: &mut Recorder, input: Tensor, output: Tensor) {
 }
 
 /// gradient *= gelu'(input), in place.
-pub fn backward(r: &mut Recorder, input: Tensor, gradient: Tensor) {
-    assert_eq!(input.len, gradient.len, "gelu's gradient has its input's shape");
-    if input.narrow {
-        return narrow::gelu_backward(r, input, gradient);
-    }
-    let (input, gradient) = (input.full(), gradient.full());
+pub fn backward(r: &mut Recorder, input: View, gradient: View) {
+    assert_eq!(input.words, gradient.words, "gelu's gradient has its input's shape");
     r.add(gelu_backward::dispatch(
         gelu_backward::Push { count: input.words as u32 },
         Default::default(),

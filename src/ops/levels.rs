@@ -1,8 +1,8 @@
 //! The order of a recording's dispatches: as few waits between them as their data allow.
 //!
 //! Whoever records writes down what follows from what. A device runs side by side what stands between two
-//! barriers, and a barrier stands where a dispatch needs the one before it; so dispatches are put into levels,
-//! each one level after the last that it needs. Any such order has the same results, bit for bit.
+//! barriers, and a barrier stands where a dispatch needs the one before it; so dispatches are put into
+//! levels, each one level after the last that it needs. Any such order has the same results, bit for bit.
 
 use std::collections::HashMap;
 

@@ -1,21 +1,23 @@
 //! Operations on tensors kept in 16 bits, for devices whose matrix units are used; not of the exact contract.
 
 use super::Recorder;
-use super::column_sum::COLUMN_LANES;
 use super::grid::flat_groups;
 use super::layernorm::LayerNorm;
 use super::tensor::Tensor;
 use crate::kernels::{
-    column_partials_narrow, gelu_backward_narrow, gelu_forward_narrow, layernorm_add_narrow,
-    layernorm_backward_narrow, layernorm_finish_narrow, layernorm_narrow,
+    column_partials_narrow, column_totals, layernorm_add_narrow, layernorm_backward_narrow,
+    layernorm_finish_narrow, layernorm_narrow,
 };
-use crate::recording::{Factor, MatrixUnits, Traits, View};
+use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, View};
 
 /// Workgroups that share the rows of LayerNorm's backward pass, each of which leaves sums over its rows.
 const BACKWARD_GROUPS: usize = 256;
 
 /// Workgroups that share the rows of its forward pass, at most.
 const FORWARD_GROUPS: usize = 2048;
+
+/// Parts that the rows are summed in, to be added up then: enough to keep a GPU busy.
+const COLUMN_PARTS: usize = 256;
 
 /// Invocations of a workgroup of the kernels that give a row to a subgroup.
 const ROW_INVOCATIONS: usize = 256;
@@ -31,36 +33,35 @@ pub fn fits(row: usize) -> bool {
     row.is_multiple_of(8)
 }
 
-/// output = gelu(input).
-pub fn gelu_forward(r: &mut Recorder, input: Tensor, output: Tensor) {
-    r.add(gelu_forward_narrow::dispatch(
-        gelu_forward_narrow::Push { count: in_eights(input.len) },
-        gelu_forward_narrow::Specialization { f16: f16(&r.traits) },
-        gelu_forward_narrow::Bindings { input: input.view, output: output.view },
-        flat_groups(input.len / 8, 256),
-    ));
-}
-
-/// gradient *= gelu'(input), in place.
-pub fn gelu_backward(r: &mut Recorder, input: Tensor, gradient: Tensor) {
-    r.add(gelu_backward_narrow::dispatch(
-        gelu_backward_narrow::Push { count: in_eights(input.len) },
-        gelu_backward_narrow::Specialization { f16: f16(&r.traits) },
-        gelu_backward_narrow::Bindings { input: input.view, gradient: gradient.view },
-        flat_groups(input.len / 8, 256),
-    ));
-}
-
-/// The partial sums `[64,C]` of a gradient's columns.
-pub fn column_partials(r: &mut Recorder, input: Tensor, partials: View) {
-    let columns = partials.words / COLUMN_LANES;
-    assert!(columns.is_multiple_of(2), "columns in twos");
+/// `output[c]` = sum over rows of a gradient `[N,C]`; `partials` has [`column_sum_words`].
+pub fn column_sum(r: &mut Recorder, input: Tensor, output: View, partials: View) {
+    let columns = output.words;
+    assert!(columns.is_multiple_of(8), "columns in eights");
+    let rows = input.len / columns;
+    let parts = rows.min(COLUMN_PARTS);
+    let partials = partials.part(0, parts * columns);
     r.add(column_partials_narrow::dispatch(
-        column_partials_narrow::Push { rows: word(input.len / columns), columns: word(columns) },
+        column_partials_narrow::Push { rows: word(rows), columns: word(columns), parts: word(parts) },
         column_partials_narrow::Specialization { f16: f16(&r.traits) },
         column_partials_narrow::Bindings { input: input.view, partials },
-        flat_groups(partials.words / 2, 64),
+        flat_groups(partials.words / 8, 64),
     ));
+    r.add(column_totals(partials, parts, output));
+}
+
+/// Words of scratch that [`column_sum`] leaves sums in.
+pub const fn column_sum_words(columns: usize) -> usize {
+    COLUMN_PARTS * columns
+}
+
+/// output `[C]`: the sums of the columns of partials `[parts,C]`.
+pub(crate) fn column_totals(partials: View, parts: usize, output: View) -> Dispatch {
+    column_totals::dispatch(
+        column_totals::Push { parts: word(parts), columns: word(output.words) },
+        Default::default(),
+        column_totals::Bindings { partials, output },
+        [word(output.words.div_ceil(32)), 1, 1],
+    )
 }
 
 /// output = norm(stream + branch), with the sum in `sum`; without a branch, norm(stream).
@@ -68,7 +69,7 @@ pub fn layernorm_forward(
     r: &mut Recorder,
     norm: &LayerNorm,
     stream: View,
-    added: Option<(View, View)>,
+    added: Option<(Tensor, View)>,
     output: Tensor,
 ) {
     let rows = stream.words / norm.d_model;
@@ -76,7 +77,7 @@ pub fn layernorm_forward(
     let (num_positions, d_model) = (word(rows), word(norm.d_model));
     let (eps, inv_d_model) = (norm.eps, norm.inv_d_model());
     let LayerNorm { gamma, beta, stats, .. } = *norm;
-    let groups = [word(rows.div_ceil(ROW_INVOCATIONS / 32).min(FORWARD_GROUPS)), 1, 1];
+    let groups = row_groups(rows);
     let (input, output) = (stream, output.view);
     r.add(match added {
         None => layernorm_narrow::dispatch(
@@ -87,8 +88,8 @@ pub fn layernorm_forward(
         ),
         Some((branch, sum)) => layernorm_add_narrow::dispatch(
             layernorm_add_narrow::Push { num_positions, d_model, eps, inv_d_model },
-            layernorm_add_narrow::Specialization { quads_here, f16 },
-            layernorm_add_narrow::Bindings { input, output, gamma, beta, stats, branch, sum },
+            layernorm_add_narrow::Specialization { quads_here, f16, branch_narrow: branch.narrow.into() },
+            layernorm_add_narrow::Bindings { input, output, gamma, beta, stats, branch: branch.view, sum },
             groups,
         ),
     });
@@ -161,6 +162,11 @@ pub fn layernorm_backward(
     ));
 }
 
+/// Workgroups that give a row at a time to a subgroup.
+pub(super) fn row_groups(rows: usize) -> [u32; 3] {
+    [word(rows.div_ceil(ROW_INVOCATIONS / 32).min(FORWARD_GROUPS)), 1, 1]
+}
+
 /// The constant F16 of `shaders/include/packed.glsl`.
 pub(super) fn f16(traits: &Traits) -> u32 {
     (units(traits).factor == Factor::F16).into()
@@ -172,11 +178,6 @@ fn quads_here(d_model: usize, traits: &Traits) -> u32 {
 
 fn units(traits: &Traits) -> MatrixUnits {
     traits.matrix_units.expect("tensors are kept in 16 bits for matrix units")
-}
-
-fn in_eights(len: usize) -> u32 {
-    assert!(len.is_multiple_of(8), "elements in eights");
-    word(len)
 }
 
 fn word(number: usize) -> u32 {

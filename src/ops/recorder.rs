@@ -2,11 +2,13 @@
 
 use crate::ops::gemm::halves::{self, HalvesPlan};
 use crate::ops::gemm::units::{self, UnitPlan};
-use crate::ops::gemm::{Gemm, Matrix, Tuning, Way};
+use crate::ops::gemm::{After, Gemm, Matrix, Tuning, Way};
 use crate::ops::levels::in_levels;
 use crate::ops::pack::{pack, packed_words};
 use crate::ops::split::{split, split_words};
-use crate::recording::{BufferId, Dispatch, MatrixUnits, Program, RecordingId, Traits, View, align_words};
+use crate::recording::{
+    BufferId, Dispatch, MatrixUnits, Program, RecordingId, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
+};
 
 /// Words that room is lent from in turns, so that neighbours do not wait for each other; more for a product
 /// that takes more.
@@ -25,6 +27,8 @@ pub struct Recorder {
     room: Option<Room>,
     /// What lies packed or split in the room: what it was made from, and where it is.
     packed: Vec<(View, View)>,
+    /// Many matrices that lie packed in a buffer of their own, all of it: the same.
+    whole: Option<(View, View)>,
 }
 
 /// A buffer that partial sums and packed factors of products are put in, one after the other and from the
@@ -63,6 +67,7 @@ impl Recorder {
             tuning: Tuning::default(),
             room,
             packed: Vec::new(),
+            whole: None,
         }
     }
 
@@ -77,20 +82,49 @@ impl Recorder {
         let bindings = dispatch.kernel.bindings().iter().zip(&dispatch.views);
         for (_, written) in bindings.filter(|(binding, _)| binding.access.writes()) {
             self.packed.retain(|(source, _)| !source.overlaps(written));
+            self.whole = self.whole.filter(|(source, _)| !source.overlaps(written));
         }
         self.dispatches.push(dispatch);
     }
 
+    /// Packs the matrices of an arena, so that no product of theirs has to; `packed` has [`packed_words`].
+    pub fn pack_arena(&mut self, arena: View, packed: View, units: MatrixUnits) {
+        for (at, piece) in arena.pieces(self.traits.max_view_words, 2 * VIEW_ALIGNMENT_WORDS) {
+            let target = packed.part(packed_words(at), packed_words(piece.words));
+            pack(self, units.factor, false, piece, target);
+        }
+        self.whole = Some((arena, packed));
+    }
+
+    /// The same factor where it lies packed in a whole arena, if it does.
+    fn in_arena(&self, factor: Matrix) -> Matrix {
+        let in_eights = factor.layout.ld.is_multiple_of(8);
+        let whole = self.whole.filter(|(arena, _)| in_eights && arena.contains(&factor.view));
+        let Some((arena, packed)) = whole else { return factor };
+        let from = packed_words(factor.view.offset - arena.offset);
+        let begins = from / VIEW_ALIGNMENT_WORDS * VIEW_ALIGNMENT_WORDS;
+        let view = packed.part(begins, from - begins + packed_words(factor.view.words));
+        Matrix { view, ..factor.at(factor.layout.first + 2 * (from - begins)) }.packed()
+    }
+
     /// Adds a matrix product, in two dispatches where that keeps the device busier.
     pub fn multiply(&mut self, gemm: &Gemm) {
+        let gemm = &Gemm { a: self.in_arena(gemm.a), b: self.in_arena(gemm.b), ..*gemm };
         let has_room = self.room.is_some();
         let packing = units::wanted(&self.traits).filter(|_| has_room && units::worth_packing(gemm));
         let asked = match packing {
             Some(_) => Gemm { a: gemm.a.packed(), b: gemm.b.packed(), ..*gemm },
             None => *gemm,
         };
-        self.products.push(asked);
-        let way = self.tuning.way(&asked, &self.traits, has_room);
+        let may_split = has_room && gemm.is_plain();
+        let way = match gemm.after {
+            // The order in which columns are summed follows from the tile.
+            After::GeluGradient { .. } => Way::best(&asked, &self.traits, may_split),
+            After::Nothing | After::Gelu { .. } => {
+                self.products.push(Gemm { after: After::Nothing, ..asked });
+                self.tuning.way(&asked, &self.traits, may_split)
+            }
+        };
         match (way, packing, halves::wanted(&self.traits)) {
             (Way::Units(plan), Some(units), _) => self.multiply_packed(gemm, units, &plan),
             (Way::Halves(plan), _, Some(units)) => self.multiply_split(gemm, units, &plan),

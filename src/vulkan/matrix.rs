@@ -18,6 +18,9 @@ const COMPONENT_TYPE_BFLOAT16: vk::ComponentTypeKHR = vk::ComponentTypeKHR::from
 /// Rows, columns and terms of the matrices that hlx's kernels can be specialized for, best first.
 const SIDES: [u32; 2] = [16, 8];
 
+/// As many invocations write a row of what a subgroup stages.
+const LEAST_SUBGROUP: u32 = 8;
+
 /// `VkPhysicalDeviceShaderBfloat16FeaturesKHR`
 #[repr(C)]
 struct Bfloat16Features {
@@ -150,6 +153,9 @@ pub(super) fn ask(
     // The kernels for it are SPIR-V 1.6.
     let vulkan_1_3 = properties.properties.api_version >= vk::API_VERSION_1_3;
     let subgroup_size = properties11.subgroup_size;
+    if subgroup_size < LEAST_SUBGROUP {
+        return [None; 2];
+    }
     let units = |(factor, side)| MatrixUnits {
         factor,
         side,

@@ -21,8 +21,8 @@ use crate::recording::{
 const CALLS: [usize; 4] = [1, 4, 16, 64];
 const BATCH_MS: f64 = 5.0;
 
-/// A card that was idle may run at a sixth of its clock for a second. So batches are repeated, some for so long at
-/// a time, until they have not become faster so often, or for so long in all.
+/// A card that was idle may run at a sixth of its clock for a second. So batches are repeated, some for so
+/// long at a time, until they have not become faster so often, or for so long in all.
 const WARM_MS: f64 = 80.0;
 const WARM_ENOUGH: usize = 5;
 const WARM_MOST: Duration = Duration::from_secs(3);

@@ -23,13 +23,13 @@ pub trait Stand {
 /// faster or slower meanwhile favours nobody.
 const ROUNDS: usize = 5;
 
-/// A way wins only if the median of its times is shorter than way 0's by so much, and all but one of its times
-/// are shorter than way 0's of the same round: what noise decides would be another way at every start.
+/// A way wins only if the median of its times is shorter than way 0's by so much, and all but one of its
+/// times are shorter than way 0's of the same round: what noise decides would be another way at every start.
 const LEAD: f64 = 1.03;
 const ROUNDS_WON: usize = ROUNDS - 1;
 
-/// After the first round, ways are left out whose time is so many times the shortest; after each further one, those
-/// whose shortest time is not below so much of way 0's, because they would not win.
+/// After the first round, ways are left out whose time is so many times the shortest; after each further one,
+/// those whose shortest time is not below so much of way 0's, because they would not win.
 const HOPELESS: f64 = 1.3;
 const HOPEFUL: f64 = 0.99;
 

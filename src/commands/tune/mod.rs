@@ -32,7 +32,8 @@ use crate::vulkan::{Device, Kind};
 /// Products are tuned that have this share of a program's multiplications or more.
 const LEAST_SHARE: f64 = 0.004;
 
-/// How long all products together may take: those not reached by then keep their ways. The largest come first.
+/// How long all products together may take: those not reached by then keep their ways. The largest come
+/// first.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Products that are loaded at a time: enough to build their kernels on all cores.
@@ -119,8 +120,8 @@ impl Tuner {
         }
     }
 
-    /// How some products are to be computed. A device that fails meanwhile fails no command: they then stay as
-    /// they are.
+    /// How some products are to be computed. A device that fails meanwhile fails no command: they then stay
+    /// as they are.
     pub fn of_products(&mut self, backend: &Backend, precision: Precision, products: &[Gemm]) -> Tuning {
         let (Some(device), Some(place)) = (self.device(backend), place(backend, precision)) else {
             return Tuning::default();

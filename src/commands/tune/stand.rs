@@ -25,8 +25,8 @@ pub struct Contestant {
     pub ways: Vec<Way>,
 }
 
-/// Random numbers that the host makes; the device repeats them as often as it takes, packed two to a word too.
-/// Not a power of two, so that few rows are alike.
+/// Random numbers that the host makes; the device repeats them as often as it takes, packed two to a word
+/// too. Not a power of two, so that few rows are alike.
 const RANDOM_WORDS: usize = 2 * VIEW_ALIGNMENT_WORDS * 32_771;
 
 /// A product is repeated until a run has so many multiplications and additions, but not more often than this:
@@ -41,8 +41,9 @@ const RUNS: usize = 2;
 /// keeps busy for too long.
 const LONGEST_S: f64 = 0.1;
 
-/// A card that was idle may run at a sixth of its clock for a second. So it is kept busy before anything is timed,
-/// for so many seconds at a time, until it has not become faster so often, or for so many seconds in all.
+/// A card that was idle may run at a sixth of its clock for a second. So it is kept busy before anything is
+/// timed, for so many seconds at a time, until it has not become faster so often, or for so many seconds in
+/// all.
 const WARM_S: f64 = 0.03;
 const WARM_ENOUGH: usize = 3;
 const WARM_MOST_S: f64 = 1.5;

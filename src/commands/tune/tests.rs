@@ -53,8 +53,8 @@ fn agree(device: &Arc<Device>, traits: Traits, contestants: &[Contestant]) -> Ve
     found
 }
 
-/// Ways that are quickly built by software Vulkan: of the smaller tiles. Its matrix units fill few of those that
-/// GPUs choose from, so there others stand for them.
+/// Ways that are quickly built by software Vulkan: of the smaller tiles. Its matrix units fill few of those
+/// that GPUs choose from, so there others stand for them.
 fn ways(gemm: &Gemm, traits: &Traits) -> Vec<Way> {
     let best = Way::best(gemm, traits, true);
     if let (Way::Units(plan), Some(units)) = (best, traits.matrix_units) {

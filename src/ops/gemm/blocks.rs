@@ -13,8 +13,8 @@ use crate::kernels::gemm_finish;
 use crate::ops::grid::flat_groups;
 use crate::recording::{Dispatch, View};
 
-/// Blocks are summed apart only if their sums take at most this many words: 32 MiB, and 64 MiB of the contract's
-/// blocks, which are many.
+/// Blocks are summed apart only if their sums take at most this many words: 32 MiB, and 64 MiB of the
+/// contract's blocks, which are many.
 pub(super) const MAX_PARTIAL_WORDS: usize = 1 << 23;
 pub(super) const MAX_EXACT_PARTIAL_WORDS: usize = 1 << 24;
 

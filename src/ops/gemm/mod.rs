@@ -116,12 +116,51 @@ pub struct Gemm {
     pub batch_inner: usize,
     /// The triangle that is not needed or is zero.
     pub causal: Causal,
+    /// What is done to the elements before they are written.
+    pub after: After,
+}
+
+/// What is done to a product's elements before they are written. Anything but nothing takes matrix units, and
+/// a packed result of rows of eights, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub enum After {
+    /// They are what is wanted.
+    Nothing,
+    /// They go into GELU, whose result is written too, packed.
+    Gelu {
+        /// `[m,n]`
+        act: View,
+    },
+    /// They are the gradient of GELU's result; written is the gradient of what went into it.
+    GeluGradient {
+        /// `[m,n]`, packed: what went into it.
+        pre: View,
+        /// `[m,n]`, packed: its result, to be written again.
+        act: Option<View>,
+        /// `[n]`: the sum of the rows of what is written.
+        column_sum: View,
+        /// Scratch of [`units::column_sum_words`].
+        partials: View,
+    },
 }
 
 impl Gemm {
     /// One plain product; `..Gemm::new(...)` leaves room for a bias, batches and a triangle.
     pub fn new(pass: Pass, [m, k, n]: [usize; 3], a: Matrix, b: Matrix, c: Matrix) -> Gemm {
-        Gemm { pass, m, k, n, a, b, c, bias: None, batch_outer: 1, batch_inner: 1, causal: Causal::None }
+        Gemm {
+            pass,
+            m,
+            k,
+            n,
+            a,
+            b,
+            c,
+            bias: None,
+            batch_outer: 1,
+            batch_inner: 1,
+            causal: Causal::None,
+            after: After::Nothing,
+        }
     }
 
     /// The numbers without the buffers.
@@ -140,6 +179,11 @@ impl Gemm {
         }
     }
 
+    /// True if nothing is done to the elements that a sum in blocks could not be finished with.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.after, After::Nothing)
+    }
+
     /// Chooses the kernel and its tiles. Panics if the numbers contradict each other or the views:
     /// a program's fault, never a user's.
     pub fn record(&self, traits: &Traits) -> Dispatch {
@@ -150,7 +194,7 @@ impl Gemm {
     pub fn record_tiled(&self, tiling: Tiling) -> Dispatch {
         assert!(self.pass == Pass::Forward || self.bias.is_none(), "a gradient has no bias");
         let packed = [&self.a, &self.b, &self.c].iter().any(|matrix| matrix.packed);
-        assert!(!packed, "exact products read and write 32-bit elements");
+        assert!(!packed && self.is_plain(), "exact products read and write 32-bit elements");
         let problem = self.problem();
         let bias_words = self.bias.map_or(0, |bias| bias.words);
         problem.check(self.a.view.words, self.b.view.words, self.c.view.words, bias_words);

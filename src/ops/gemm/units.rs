@@ -6,13 +6,14 @@ use super::blocks::{finish, in_blocks};
 use super::fast::rounds;
 use super::interface;
 use super::problem::{Causal, Layout, Problem};
-use super::{Gemm, Matrix};
+use super::{After, Gemm, Matrix};
 use crate::kernels::Kernel;
-use crate::kernels::gemm_f16::{Bindings, Push, Specialization, dispatch};
+use crate::kernels::gemm_f16::{Push, Specialization};
 use crate::kernels::gemm_finish_packed;
 use crate::ops::grid::flat_groups;
+use crate::ops::narrow;
 use crate::precision::Precision;
-use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, View};
+use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, VIEW_ALIGNMENT_WORDS, View, align_words};
 
 /// How a workgroup of `gemm_bf16` or `gemm_f16` works on its tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,7 +226,49 @@ pub fn record(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan, partials: Option
             };
             vec![one(&in_blocks(gemm, blocks, partials), units, plan), finish]
         }
-        _ => vec![one(gemm, units, plan)],
+        _ => {
+            let sums = column_totals(gemm, plan);
+            [one(gemm, units, plan)].into_iter().chain(sums).collect()
+        }
+    }
+}
+
+/// Words of scratch for the sums of the columns of a result: a row for the rows of a subgroup in the smallest
+/// tile, and a view that nothing is written into.
+pub const fn column_sum_words(m: usize, n: usize) -> usize {
+    const LEAST_ROWS: usize = 16;
+    align_words(m.div_ceil(LEAST_ROWS) * n) + VIEW_ALIGNMENT_WORDS
+}
+
+/// Adds up the sums of a result's columns over the rows of its subgroups, if they are wanted.
+fn column_totals(gemm: &Gemm, plan: &UnitPlan) -> Option<Dispatch> {
+    let After::GeluGradient { column_sum, partials, .. } = gemm.after else { return None };
+    let parts = gemm.m.div_ceil(plan.tile.part_rows);
+    Some(narrow::column_totals(partials.part(0, parts * gemm.n), parts, column_sum))
+}
+
+/// The kernel of a product, the views after the first four, and the constants after the last one's.
+fn kernel(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> (Kernel, Vec<View>, Vec<u32>) {
+    let f16 = units.factor == Factor::F16;
+    let of = |bf16, half| if f16 { half } else { bf16 };
+    let rows = Layout { first: 0, ld: gemm.n, outer: 0, inner: 0, trans: false };
+    let rows_of_eights = gemm.c.packed && gemm.n.is_multiple_of(8) && gemm.c.layout == rows;
+    assert!(gemm.is_plain() || rows_of_eights, "a packed result of rows of eights: {gemm:?}");
+    match gemm.after {
+        After::Nothing => (of(Kernel::GemmBf16, Kernel::GemmF16), vec![], vec![]),
+        After::Gelu { act } => {
+            assert_eq!(act.words, gemm.c.view.words, "GELU keeps its input's shape");
+            (of(Kernel::GemmBf16Gelu, Kernel::GemmF16Gelu), vec![act], vec![])
+        }
+        After::GeluGradient { pre, act, partials, .. } => {
+            assert_eq!(pre.words, gemm.c.view.words, "GELU's gradient has its input's shape");
+            let parts = gemm.m.div_ceil(plan.tile.part_rows);
+            let (sums, unused) = (parts * gemm.n, partials.words - VIEW_ALIGNMENT_WORDS);
+            let views =
+                vec![pre, act.unwrap_or(partials.part(unused, VIEW_ALIGNMENT_WORDS)), partials.part(0, sums)];
+            let kernel = of(Kernel::GemmBf16GeluBackward, Kernel::GemmF16GeluBackward);
+            (kernel, views, vec![act.is_some().into()])
+        }
     }
 }
 
@@ -273,17 +316,21 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
     };
     let trans = [problem.a.trans, problem.b.trans];
     assert!(tile.is_even(trans, units), "{tile:?} with {units:?}");
-    let (a, b, c) = (gemm.a.view, gemm.b.view, gemm.c.view);
-    // Something must be bound where there is no bias; it is not read.
-    let bindings = Bindings { a, b, c, bias: gemm.bias.unwrap_or(b) };
     let groups = tile.workgroups(&problem).map(|count| {
         assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
         word(count)
     });
-    let recorded = dispatch(Push::from_bytes(&push), specialization, bindings, groups);
-    // The two kernels differ in nothing that is said here: a test holds this.
-    let kernel = if units.factor == Factor::F16 { Kernel::GemmF16 } else { Kernel::GemmBf16 };
-    Dispatch { kernel, ..recorded }
+    // The kernels differ in nothing that is said here: a test holds this.
+    let (kernel, more_views, more_constants) = kernel(gemm, units, plan);
+    // Something must be bound where there is no bias; it is not read.
+    let views = [gemm.a.view, gemm.b.view, gemm.c.view, gemm.bias.unwrap_or(gemm.b.view)];
+    Dispatch {
+        kernel,
+        specialization: [specialization.to_words(), more_constants].concat(),
+        push: Push::from_bytes(&push).to_bytes(),
+        views: [views.to_vec(), more_views].concat(),
+        groups,
+    }
 }
 
 /// False where subgroups are known to be of one size: on devices that have NVIDIA's extensions.
@@ -345,8 +392,17 @@ mod tests {
         assert_eq!(Kernel::GemmF16.push_members()[..18], *Kernel::Gemm.push_members());
         let others: Vec<_> = Kernel::GemmF16.push_members()[18..].iter().map(|member| member.name).collect();
         assert_eq!(others, ["block_terms", "a_scale", "b_scale", "c_scale", "out_scale"]);
-        assert_eq!(Kernel::GemmBf16.push_members(), Kernel::GemmF16.push_members());
-        assert_eq!(Kernel::GemmBf16.specialization(), Kernel::GemmF16.specialization());
-        assert_eq!(Kernel::GemmBf16.bindings(), Kernel::GemmF16.bindings());
+        let constants = Kernel::GemmF16.specialization().len();
+        for kernel in [
+            Kernel::GemmBf16,
+            Kernel::GemmBf16Gelu,
+            Kernel::GemmF16Gelu,
+            Kernel::GemmBf16GeluBackward,
+            Kernel::GemmF16GeluBackward,
+        ] {
+            assert_eq!(kernel.push_members(), Kernel::GemmF16.push_members());
+            assert_eq!(kernel.specialization()[..constants], *Kernel::GemmF16.specialization());
+            assert_eq!(kernel.bindings()[..4], *Kernel::GemmF16.bindings());
+        }
     }
 }

@@ -1,9 +1,9 @@
-//! The ways to compute a product: which kernel, which tile, which blocks; the one that the estimates take, and
-//! those that give the same bits.
+//! The ways to compute a product: which kernel, which tile, which blocks; the one that the estimates take,
+//! and those that give the same bits.
 //!
-//! In `exact` every tile and every split along the contract's blocks gives the same bits. Outside it the blocks
-//! and the terms that matrix units add up decide the bits, and so follow from the product's shape alone; rows,
-//! columns, steps and the order of tiles do not.
+//! In `exact` every tile and every split along the contract's blocks gives the same bits. Outside it the
+//! blocks and the terms that matrix units add up decide the bits, and so follow from the product's shape
+//! alone; rows, columns, steps and the order of tiles do not.
 
 use super::blocks::{MAX_EXACT_PARTIAL_WORDS, MAX_PARTIAL_WORDS, Split, is_alone};
 use super::fast::{self, FastTile, Plan};
@@ -162,11 +162,11 @@ impl Way {
     }
 }
 
-// Every field is named, so that one added later cannot be forgotten.
+// Every field that tells two tiles apart is named.
 
 fn fast_name(tile: &FastTile) -> String {
-    let FastTile { rows, columns, row_quads, column_quads, step, shares, near_across, band, unrolled, order } =
-        tile;
+    let FastTile { rows, columns, row_quads, column_quads, step, .. } = tile;
+    let FastTile { shares, near_across, band, unrolled, order, .. } = tile;
     format!(
         "{rows}x{columns} by {row_quads}x{column_quads} quads, {shares}x{step} terms, unrolled {unrolled}, \
          near {near_across}, band {band}, {order:?}"
