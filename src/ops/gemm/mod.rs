@@ -212,7 +212,7 @@ impl Gemm {
         // Something must be bound where there is no bias; it is not read.
         let bias = self.bias.unwrap_or(b);
         match (self.pass, tiling) {
-            (Pass::Forward, Tiling::Alone) => {
+            (Pass::Forward, Tiling::Alone { .. }) => {
                 use kernels::gemm::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
@@ -222,7 +222,7 @@ impl Gemm {
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
             }
-            (Pass::Backward, Tiling::Alone) => {
+            (Pass::Backward, Tiling::Alone { .. }) => {
                 use kernels::gemm_backward::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { input1: a, input2: b, output: c };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
