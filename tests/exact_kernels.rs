@@ -146,8 +146,8 @@ fn elementwise_kernels() {
             let input = case.add(n, Fill::Normal(3.0));
             let output = case.add(n, Fill::Output);
             let gradient = case.add(n, Fill::Normal(1.0));
-            gelu::forward(r, input.into(), output.into());
-            gelu::backward(r, input.into(), gradient.into());
+            gelu::forward(r, input, output);
+            gelu::backward(r, input, gradient);
         });
         check(&device, &format!("residual and accumulate, {n}"), |case, r| {
             let (a, b) = (case.add(n, Fill::Normal(1.0)), case.add(n, Fill::Normal(1.0)));
