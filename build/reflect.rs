@@ -137,7 +137,8 @@ fn variable(global: &Instruction) -> Option<(Word, StorageClass)> {
 }
 
 /// Suffixes of a second declaration of a binding, that reads the same words in another width or type.
-const ALIAS_SUFFIXES: [&str; 7] = ["_vec2", "_vec3", "_vec4", "_uint", "_uvec2", "_uvec4", "_float"];
+const ALIAS_SUFFIXES: [&str; 9] =
+    ["_vec2", "_vec3", "_vec4", "_uint", "_uvec2", "_uvec4", "_float", "_u64vec2", "_u64vec4"];
 
 fn bindings(module: &Module, index: &Index) -> Result<Vec<Binding>, String> {
     let mut declarations: BTreeMap<u32, Vec<Binding>> = BTreeMap::new();
@@ -177,6 +178,7 @@ fn declaration(variable: Word, index: &Index) -> Result<Binding, String> {
     let item = reference(&array.operands, 0).ok_or(SHAPE)?;
     let element = scalar_or_vector(item, index)
         .or_else(|| is_16_bit_float(item, index).then_some(Element::U32))
+        .or_else(|| is_64_bit_uint(item, index).then_some(Element::U32))
         .ok_or_else(|| format!("`{name}`: only 32-bit float and uint, and vectors of them, are supported"))?;
 
     let declared = |decoration| {
@@ -236,6 +238,16 @@ fn is_16_bit_float(type_id: Word, index: &Index) -> bool {
     definition.is_some_and(|d| {
         d.class.opcode == Op::TypeFloat && d.operands.first() == Some(&Operand::LiteralBit32(16))
     })
+}
+
+/// Two words, or vectors of that.
+fn is_64_bit_uint(type_id: Word, index: &Index) -> bool {
+    let Some(definition) = index.definition(type_id) else { return false };
+    match (definition.class.opcode, definition.operands.as_slice()) {
+        (Op::TypeVector, [Operand::IdRef(of), ..]) => is_64_bit_uint(*of, index),
+        (Op::TypeInt, operands) => operands == [Operand::LiteralBit32(64), Operand::LiteralBit32(0)],
+        _ => false,
+    }
 }
 
 fn scalar_or_vector(type_id: Word, index: &Index) -> Option<Element> {

@@ -6,8 +6,9 @@
 //   losses[n] = log(sum_v exp(logits[n,v] - max)) + max - logits[n,target]
 //   gradient[n,v] = (softmax[n,v] - [v == target]) * scale
 // A row whose target is IGNORE has loss 0 and gradient 0.
-layout(local_size_x = 256) in;
+layout(local_size_x_id = 2) in;
 layout(constant_id = 1) const uint NARROW = 0;  // 1: the gradient is kept in 16 bits
+layout(constant_id = 3) const uint KEPT = 0;    // fours of a row that an invocation keeps in registers; 0: none
 
 #include "narrow.glsl"
 
@@ -38,6 +39,19 @@ vec2 joined(vec2 x, vec2 y) {
     return vec2(largest, x.y * exp(x.x - largest) + y.y * exp(y.x - largest));
 }
 
+// Puts down four elements of the gradient; `x` is scaled softmax.
+void store(uint base, uint q, vec4 x, uint target, float scale) {
+    uint hit = target - 4 * q;
+    if (hit < 4) {
+        x[hit] -= scale;
+    }
+    if (NARROW != 0) {
+        gradient_uvec2[base + q] = narrowed_gradient(x);
+    } else {
+        gradient_vec4[base + q] = x;
+    }
+}
+
 void main() {
     uint row = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
     if (row >= push.rows) {
@@ -49,7 +63,17 @@ void main() {
 
     // A part without elements must not make a NaN of infinity less infinity.
     vec2 part = vec2(-3.4e38, 0.0);
-    for (uint q = lane; q < quads; q += WIDTH) {
+    vec4 kept[KEPT > 0 ? KEPT : 1];
+    [[unroll]] for (uint i = 0; i < KEPT; ++i) {
+        uint q = i * WIDTH + lane;
+        kept[i] = q < quads ? logits_vec4[base + q] : vec4(-3.4e38);
+        part.x = max(part.x, max(max(kept[i].x, kept[i].y), max(kept[i].z, kept[i].w)));
+    }
+    [[unroll]] for (uint i = 0; i < KEPT; ++i) {
+        kept[i] = i * WIDTH + lane < quads ? exp(kept[i] - part.x) : vec4(0.0);
+        part.y += (kept[i].x + kept[i].y) + (kept[i].z + kept[i].w);
+    }
+    for (uint q = KEPT > 0 ? quads : lane; q < quads; q += WIDTH) {
         vec4 x = logits_vec4[base + q];
         float largest = max(part.x, max(max(x.x, x.y), max(x.z, x.w)));
         vec4 e = exp(x - largest);
@@ -67,17 +91,15 @@ void main() {
     uint target = targets[row];
     float scale = target == IGNORE ? 0.0 : push.scale;
     float factor = scale / whole.y;
-    for (uint q = lane; q < quads; q += WIDTH) {
-        vec4 x = exp(logits_vec4[base + q] - whole.x) * factor;
-        uint hit = target - 4 * q;
-        if (hit < 4) {
-            x[hit] -= scale;
+    float kept_factor = exp(part.x - whole.x) * factor;
+    [[unroll]] for (uint i = 0; i < KEPT; ++i) {
+        uint q = i * WIDTH + lane;
+        if (q < quads) {
+            store(base, q, kept[i] * kept_factor, target, scale);
         }
-        if (NARROW != 0) {
-            gradient_uvec2[base + q] = narrowed_gradient(x);
-        } else {
-            gradient_vec4[base + q] = x;
-        }
+    }
+    for (uint q = KEPT > 0 ? quads : lane; q < quads; q += WIDTH) {
+        store(base, q, exp(logits_vec4[base + q] - whole.x) * factor, target, scale);
     }
     if (lane == 0) {
         losses[row] = target == IGNORE ? 0.0 : log(whole.y) + (whole.x - logits[row * push.vocab_size + target]);

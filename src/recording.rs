@@ -219,8 +219,12 @@ pub struct Traits {
     /// What the results are held to.
     pub precision: Precision,
     /// Workgroup shared memory and barriers are fast (a GPU). False on a CPU-type device, where
-    /// one invocation should compute a whole tile alone.
+    /// one subgroup should compute a whole tile alone.
     pub fast_shared_memory: bool,
+    /// Invocations of a subgroup, if they can hand each other values (shuffles), else 0.
+    pub lanes: u32,
+    /// Kernels may move two words at once, as a 64-bit integer.
+    pub moves_pairs: bool,
     /// The longest view that a dispatch can bind. What works on a whole arena is dispatched in pieces of
     /// at most this length, cut where no sum is.
     pub max_view_words: usize,
@@ -233,15 +237,23 @@ pub struct Traits {
 }
 
 impl Traits {
-    /// What asks nothing of a device: `exact`, one invocation a tile, no limit.
+    /// What the CPU executor's programs are made for: `exact`, kernels that work alone, no limit.
     pub const PLAIN: Traits = Traits {
         precision: Precision::Exact,
         fast_shared_memory: false,
+        lanes: 8,
+        moves_pairs: true,
         max_view_words: usize::MAX,
         shared_memory_bytes: usize::MAX,
         matrix_units: None,
         half_units: None,
     };
+
+    /// True if kernels are to move eight elements at a time wherever they can: on a CPU-type device what
+    /// moving them costs goes by the words, not by their width.
+    pub fn wants_eights(&self) -> bool {
+        self.moves_pairs && !self.fast_shared_memory
+    }
 
     /// True if kernels outside the exact contract are to be taken. Where shared memory is slow, none is
     /// faster than the exact ones.

@@ -136,18 +136,18 @@ fn check(device: &Arc<Device>, what: &str, build: impl Fn(&mut Case, &mut Record
     }
 }
 
-const SIZES: [usize; 7] = [1, 2, 31, 32, 33, 127, 300];
+const SIZES: [usize; 9] = [1, 2, 31, 32, 33, 40, 127, 192, 300];
 
 #[test]
 fn elementwise_kernels() {
     let device = common::open();
-    for n in [1, 3, 4, 63, 64, 65, 255, 257, 1031, 40_000] {
+    for n in [1, 3, 4, 63, 64, 65, 255, 257, 520, 1031, 40_000] {
         check(&device, &format!("gelu, {n}"), |case, r| {
             let input = case.add(n, Fill::Normal(3.0));
             let output = case.add(n, Fill::Output);
             let gradient = case.add(n, Fill::Normal(1.0));
-            gelu::forward(r, input.into(), output.into());
-            gelu::backward(r, input.into(), gradient.into());
+            gelu::forward(r, input, output);
+            gelu::backward(r, input, gradient);
         });
         check(&device, &format!("residual and accumulate, {n}"), |case, r| {
             let (a, b) = (case.add(n, Fill::Normal(1.0)), case.add(n, Fill::Normal(1.0)));
@@ -194,7 +194,7 @@ fn layernorm_kernels() {
 #[test]
 fn sums() {
     let device = common::open();
-    for n in [1, 31, 33, 4095, 4096, 4097, 70_001] {
+    for n in [1, 31, 33, 40, 4095, 4096, 4097, 4104, 70_000, 70_001] {
         for square in [false, true] {
             check(&device, &format!("sum of {n}, squares: {square}"), |case, r| {
                 let input = case.add(n, Fill::Normal(1.0));
@@ -222,6 +222,8 @@ fn softmax_kernels() {
     let device = common::open();
     for (batch, n_head, context, d_head) in
         [(1, 1, 1, 1), (2, 3, 5, 7), (1, 2, 31, 8), (2, 1, 33, 32), (1, 3, 97, 13), (1, 1, 257, 64)]
+            .into_iter()
+            .chain([(1, 1, 32, 8), (2, 3, 96, 32), (1, 2, 64, 13), (3, 1, 160, 64)])
     {
         let shape = AttentionShape { batch, context, n_head, d_head };
         check(&device, &format!("softmax, {shape:?}"), |case, r| {

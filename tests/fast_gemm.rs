@@ -72,7 +72,7 @@ fn long_and_split_sums() {
             let words = split.partial_words();
             let partials = program.add_buffer("partials", words, Group::Scratch, Residence::Device);
             let mut exact = program.clone();
-            exact.add_recording("exact", vec![gemm.record_tiled(Tiling::Alone)]);
+            exact.add_recording("exact", vec![gemm.record_tiled(Tiling::Alone { lanes: 8 })]);
             program.add_recording("split", split.record(None, partials).to_vec());
             let loaded = [loaded];
             let exact = run(&mut CpuExecutor::load(exact).unwrap(), &loaded);

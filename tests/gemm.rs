@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hlx::cpu::CpuExecutor;
 use hlx::ops::gemm::fast::{FastTile, Order};
 use hlx::ops::gemm::{Pass, Split, Tiling};
-use hlx::recording::{Dispatch, Group, Program, Residence};
+use hlx::recording::{Dispatch, Group, Program, Residence, Traits};
 use hlx::vulkan::{Device, VulkanExecutor};
 
 use products::{Case, Loaded, batches_and_triangles, load_gemm, long_sums, run, shapes_and_layouts};
@@ -50,9 +50,19 @@ fn check_both_passes(cases: &[Case], tiling: Tiling) {
 }
 
 #[test]
-fn one_invocation_a_tile() {
-    check_both_passes(&shapes_and_layouts(), Tiling::Alone);
-    check_both_passes(&batches_and_triangles(), Tiling::Alone);
+fn one_subgroup_a_tile() {
+    check_both_passes(&shapes_and_layouts(), alone());
+    check_both_passes(&batches_and_triangles(), alone());
+    // Rows in eights, of tiles that are whole and cut.
+    let sizes = [[128, 528, 256], [40, 72, 24], [72, 264, 136], [16, 20, 8], [40, 65, 128]];
+    let eights =
+        sizes.into_iter().map(|sizes| Case { gap: 0, ..Case::new(sizes) }).flat_map(Case::transposed);
+    check_both_passes(&eights.collect::<Vec<Case>>(), alone());
+}
+
+fn alone() -> Tiling {
+    let traits = Traits { fast_shared_memory: false, ..common::open().traits() };
+    Tiling::alone(&traits).expect("the device's subgroups have shuffles, and it has 64-bit integers")
 }
 
 /// Software drivers end an invocation after 65,535 steps of all its loops together.
@@ -60,7 +70,7 @@ fn one_invocation_a_tile() {
 fn any_number_of_terms_in_one_invocation() {
     let sizes = [[7, 60_000, 15], [8, 60_000, 64]];
     let cases: Vec<Case> = sizes.into_iter().map(Case::new).flat_map(Case::transposed).step_by(3).collect();
-    check_both_passes(&cases, Tiling::Alone);
+    check_both_passes(&cases, alone());
 }
 
 /// A shared tile whose kernel has its loop over terms left as a loop: software Vulkan takes minutes to
@@ -105,7 +115,7 @@ fn larger_shared_tiles() {
 #[test]
 fn products_in_blocks_have_the_bits_of_whole_ones() {
     let device = common::open();
-    for tiling in [Tiling::Alone, shared(FastTile::small(32, 32))] {
+    for tiling in [alone(), shared(FastTile::small(32, 32))] {
         for case in long_sums() {
             let mut program = Program::default();
             let (loaded, gemm) = load_gemm(&mut program, case, Pass::Forward, UNTOUCHED);

@@ -126,9 +126,21 @@ fn the_least_limits_suffice() {
     report("devices with the least limits of Vulkan, the digest of the CPU", lower.len());
 }
 
-/// Whatever the size of a subgroup, then, an exact kernel gives the same.
+/// What CPU-type devices take kernels of their own by.
 #[test]
-fn no_exact_kernel_knows_of_subgroups() {
+fn software_without_shuffles_or_64_bit_integers_comes_to_the_same_digest() {
+    let lower: [Lower; 2] = [|info| info.subgroup_shuffles = false, |info| info.int64 = false];
+    let recipe = nano();
+    let wanted = on_cpu(&recipe);
+    for lower in lower {
+        assert_eq!(on_device(&recipe, lowered(lower)).unwrap().0, wanted);
+    }
+    report("software without shuffles, or without 64-bit integers, the digest of the CPU", lower.len());
+}
+
+/// Whatever the size of a subgroup, then, an exact kernel gives the same; products, as a test below shows.
+#[test]
+fn no_exact_kernel_but_products_knows_of_subgroups() {
     let mut exact = 0;
     for kernel in Kernel::ALL.iter().filter(|kernel| kernel.exact()) {
         let (mut rest, mut capabilities) = (&kernel.spirv()[5..], Vec::new());
@@ -141,10 +153,11 @@ fn no_exact_kernel_knows_of_subgroups() {
         // GroupNonUniform and what follows it, and the vendors' older ones (SubgroupBallotKHR, ...).
         let of_subgroups = |capability: &u32| matches!(capability, 18 | 61..=68 | 4423..=4431);
         assert!(!capabilities.is_empty(), "{}", kernel.name());
-        assert_eq!(capabilities.iter().find(|c| of_subgroups(c)), None, "{}", kernel.name());
+        let hands_round = [Kernel::Gemm, Kernel::GemmBackward].contains(kernel);
+        assert_eq!(capabilities.iter().any(of_subgroups), hands_round, "{}", kernel.name());
         exact += 1;
     }
-    report("exact kernels, none of which knows of subgroups", exact);
+    report("exact kernels, of which only products know of subgroups", exact);
 }
 
 /// The software driver's subgroups are as wide as its vectors, which it can be told.
@@ -176,7 +189,7 @@ fn arenas_past_the_storage_range_are_worked_on_in_pieces() {
     let device = common::open_simulated(lowered(one_mebibyte)).unwrap();
     let shape = step_shape(&recipe.config, recipe.data.tokenizer.vocab_size());
     let train = hlx::train::program::TrainProgram::new(&shape, device.traits());
-    for kernel in [Kernel::AdamUpdate, Kernel::ReduceSum, Kernel::Accumulate] {
+    for kernel in [Kernel::AdamUpdateEights, Kernel::ReduceSumEights, Kernel::AccumulateEights] {
         let pieces = train.program.recordings.iter().flat_map(|recording| &recording.dispatches);
         let pieces = pieces.filter(|dispatch| dispatch.kernel == kernel).count();
         assert!(pieces >= 4, "{} comes {pieces} times", kernel.name());

@@ -182,7 +182,10 @@ fn check_packed(cases: &[(Case, [bool; 3])], plan: UnitPlan) {
         cases.iter().map(|(case, packing)| Packed::load(&mut program, *case, *packing)).collect();
     let room = program.add_buffer("room", 1 << 20, Group::Scratch, Residence::Device);
     let mut exact = program.clone();
-    exact.add_recording("exact", cases.iter().map(|case| case.gemm.record_tiled(Tiling::Alone)).collect());
+    exact.add_recording(
+        "exact",
+        cases.iter().map(|case| case.gemm.record_tiled(Tiling::Alone { lanes: 8 })).collect(),
+    );
     let exact = {
         let mut executor = CpuExecutor::load(exact).unwrap();
         cases.iter().for_each(|case| case.write(&mut executor, units.factor));
@@ -266,7 +269,7 @@ fn small_gradients_keep_their_digits() {
             Gemm::new(Pass::Backward, [m, k, n], Matrix::new(a, k), Matrix::new(b, n), Matrix::new(c, n));
         let plan = fitting(UnitPlan { tile: TILE, block_terms: WHOLE_SUMS }, units);
         let mut exact = program.clone();
-        exact.add_recording("exact", vec![gemm.record_tiled(Tiling::Alone)]);
+        exact.add_recording("exact", vec![gemm.record_tiled(Tiling::Alone { lanes: 8 })]);
         let mut r = Recorder::new(device.traits(), None);
         let tried = match gradients {
             Gradients::Unknown => gemm,

@@ -84,14 +84,21 @@ impl Cases {
     fn all(traits: Traits) -> Cases {
         let mut cases = Cases { recorder: Recorder::new(traits, None), words: Vec::new() };
         cases.functions();
-        cases.elementwise();
-        cases.norms();
+        cases.elementwise(1031);
+        cases.norms(45);
         cases.sums();
-        cases.attention();
+        cases.attention(37, 6);
         cases.loss();
-        cases.embeddings();
-        cases.update();
+        cases.embeddings(33);
+        cases.update(1001);
         cases.products();
+        if traits.wants_eights() {
+            cases.elementwise(1032);
+            cases.norms(64);
+            cases.attention(64, 8);
+            cases.embeddings(32);
+            cases.update(1000);
+        }
         cases
     }
 
@@ -166,24 +173,22 @@ impl Cases {
         }
     }
 
-    fn elementwise(&mut self) {
-        const N: usize = 1031;
-        let (input, gradient) = (self.normal(N, 3.0), self.normal(N, 1.0));
-        let (activated, summed) = (self.output(N), self.output(N));
+    fn elementwise(&mut self, n: usize) {
+        let (input, gradient) = (self.normal(n, 3.0), self.normal(n, 1.0));
+        let (activated, summed) = (self.output(n), self.output(n));
         gelu::forward(&mut self.recorder, input, activated);
         gelu::backward(&mut self.recorder, input, gradient);
         residual::add(&mut self.recorder, input, activated, summed);
-        let sum = self.normal(N, 1.0);
+        let sum = self.normal(n, 1.0);
         accumulate::add(&mut self.recorder, input, sum);
         let step_number = self.add(vec![123_456, 7]);
-        let dropped = self.output(N);
+        let dropped = self.output(n);
         let dropout = Dropout { seed: 0x1234_5678_9abc_def0, purpose: 5, probability: 0.3 };
         dropout.apply(&mut self.recorder, input, step_number, dropped);
     }
 
-    fn norms(&mut self) {
+    fn norms(&mut self, d_model: usize) {
         const ROWS: usize = 67;
-        let d_model = 45;
         let (gamma, beta) = (self.normal(d_model, 1.0), self.normal(d_model, 1.0));
         let stats = self.output(2 * ROWS);
         let (input, output) = (self.normal(ROWS * d_model, 2.0), self.output(ROWS * d_model));
@@ -201,14 +206,15 @@ impl Cases {
             let (scratch, output) = (self.output(reduce::scratch_words(input.words)), self.output(1));
             reduce::sum(&mut self.recorder, input, square, scratch, output);
         }
-        let columns = 36;
-        let (output, partials) = (self.output(columns), self.output(column_sum::COLUMN_LANES * columns));
-        let matrix = input.part(0, 130 * columns);
-        column_sum::column_sum(&mut self.recorder, matrix.into(), output, partials);
+        for columns in [36, 40] {
+            let (output, partials) = (self.output(columns), self.output(column_sum::COLUMN_LANES * columns));
+            let matrix = input.part(0, 130 * columns);
+            column_sum::column_sum(&mut self.recorder, matrix.into(), output, partials);
+        }
     }
 
-    fn attention(&mut self) {
-        let shape = AttentionShape { batch: 2, context: 37, n_head: 2, d_head: 6 };
+    fn attention(&mut self, context: usize, d_head: usize) {
+        let shape = AttentionShape { batch: 2, context, n_head: 2, d_head };
         let (scores, probs) = (self.normal(shape.score_words(), 4.0), self.output(shape.score_words()));
         softmax::forward(&mut self.recorder, shape, scores, probs);
         let n = shape.batch * shape.context * shape.n_head * shape.d_head;
@@ -228,8 +234,8 @@ impl Cases {
         cross_entropy::backward(&mut self.recorder, targets, gradient, 1.0 / rows as f32);
     }
 
-    fn embeddings(&mut self) {
-        let (batch, context, vocab_size, d_model) = (3, 17, 29, 33);
+    fn embeddings(&mut self, d_model: usize) {
+        let (batch, context, vocab_size) = (3, 17, 29);
         let n = batch * context;
         let tokens: Vec<u32> = (0..n as u32).map(|i| random_u32(1, 2, 0, i) % vocab_size as u32).collect();
         let (order, starts) = sorted_positions(&tokens, vocab_size);
@@ -242,10 +248,9 @@ impl Cases {
         embedding::backward(&mut self.recorder, context, d_model, d_output, order, starts, d_wte, d_wpe);
     }
 
-    fn update(&mut self) {
-        const N: usize = 1000;
-        let (params, grads) = (self.normal(N, 0.02), self.normal(N, 0.01));
-        let (m, v) = (self.normal(N, 0.001), self.positive(N, 1e-6));
+    fn update(&mut self, n: usize) {
+        let (params, grads) = (self.normal(n, 0.02), self.normal(n, 0.01));
+        let (m, v) = (self.normal(n, 0.001), self.positive(n, 1e-6));
         let schedule = self.add(adam::schedule_words(17, 1e-3, 0.9, 0.99, 0.1).to_vec());
         let (sum_of_squares, loss_sum) = (self.positive(1, 2.0), self.positive(1, 100.0));
         let (factor, results) = (self.output(1), self.output(3));
@@ -262,8 +267,9 @@ impl Cases {
     fn products(&mut self) {
         const WIDE: [usize; 3] = [68, 260, 72];
         const NARROW: [usize; 3] = [13, 31, 67];
-        let fast = self.recorder.traits.fast_shared_memory;
-        let small = if fast { Tiling::Shared(FastTile::small(32, 32)) } else { Tiling::Alone };
+        let alone = Tiling::alone(&self.recorder.traits);
+        let fast = alone.is_none();
+        let small = alone.unwrap_or(Tiling::Shared(FastTile::small(32, 32)));
         self.product(Pass::Forward, WIDE, [false, false], small);
         self.product(Pass::Forward, WIDE, [false, true], small);
         self.product(Pass::Backward, WIDE, [false, true], small);

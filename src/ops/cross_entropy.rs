@@ -32,6 +32,10 @@ pub fn forward(r: &mut Recorder, logits: View, targets: View, losses: View, soft
 /// Vocabularies from here on are many enough for a workgroup a row.
 const LARGE_VOCABULARY: usize = 1024;
 
+/// Invocations that keep a row in registers, so that it is read once, and the most fours that one keeps.
+const KEEPERS: usize = 512;
+const MOST_KEPT: usize = 25;
+
 /// True if [`fused`] serves a vocabulary in a recording of these traits.
 pub fn is_fused(vocab_size: usize, traits: &Traits) -> bool {
     traits.wants_fast_kernels() && vocab_size >= LARGE_VOCABULARY && vocab_size.is_multiple_of(4)
@@ -46,9 +50,14 @@ pub fn fused(r: &mut Recorder, logits: View, targets: View, losses: View, gradie
     assert_eq!(losses.words, rows, "losses are [N]");
     assert_eq!(gradient.len, logits.words, "the gradient is [N,V]");
     let f16 = if gradient.narrow { narrow::f16(&r.traits) } else { 0 };
+    let [local_size_x, kept] = match (vocab_size / 4).div_ceil(KEEPERS) {
+        kept if kept <= MOST_KEPT => [KEEPERS, kept],
+        _ => [256, 0],
+    }
+    .map(|number| number as u32);
     r.add(cross_entropy_fast::dispatch(
         cross_entropy_fast::Push { rows: rows as u32, vocab_size: vocab_size as u32, scale },
-        cross_entropy_fast::Specialization { narrow: gradient.narrow.into(), f16 },
+        cross_entropy_fast::Specialization { narrow: gradient.narrow.into(), local_size_x, kept, f16 },
         cross_entropy_fast::Bindings { logits, targets, losses, gradient: gradient.view },
         flat_groups(rows, 1),
     ));

@@ -9,6 +9,7 @@ pub mod column_sum;
 pub mod compare;
 pub mod cross_entropy;
 pub mod dropout;
+pub mod eights;
 pub mod embedding;
 pub mod exact_probe;
 pub mod gelu;
@@ -38,6 +39,12 @@ pub mod twin {
     pub use super::column_sum::{column_finish, column_partials};
     pub use super::cross_entropy::{cross_entropy, cross_entropy_backward};
     pub use super::dropout::dropout;
+    pub use super::eights::{
+        accumulate_eights, adam_update_eights, column_finish_eights, column_partials_eights, dropout_eights,
+        embedding_forward_eights, gelu_backward_eights, gelu_forward_eights, layernorm_backward_eights,
+        layernorm_backward_params_eights, layernorm_forward_eights, reduce_sum_eights, residual_add_eights,
+        softmax_backward_eights, softmax_forward_eights,
+    };
     pub use super::embedding::{embedding_backward, embedding_forward, position_backward};
     pub use super::exact_probe::exact_probe;
     pub use super::gelu::{gelu_backward, gelu_forward};

@@ -1,5 +1,6 @@
 //! Collects the dispatches of a recording, and lends them room for what they leave in between.
 
+use crate::ops::eights;
 use crate::ops::gemm::halves::{self, HalvesPlan};
 use crate::ops::gemm::units::{self, UnitPlan};
 use crate::ops::gemm::{After, Gemm, Matrix, Tuning, Way};
@@ -76,8 +77,9 @@ impl Recorder {
         Recorder { tuning, ..self }
     }
 
-    /// Adds a dispatch after those before.
+    /// Adds a dispatch after those before, or the one that does the same faster on this device.
     pub fn add(&mut self, dispatch: Dispatch) {
+        let dispatch = eights::in_place_of(dispatch, &self.traits);
         // What is written over is no longer what was packed.
         let bindings = dispatch.kernel.bindings().iter().zip(&dispatch.views);
         for (_, written) in bindings.filter(|(binding, _)| binding.access.writes()) {

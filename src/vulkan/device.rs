@@ -129,6 +129,8 @@ impl Device {
         Traits {
             precision: Precision::Exact,
             fast_shared_memory: self.info.kind != Kind::Cpu,
+            lanes: if self.info.subgroup_shuffles { self.info.subgroup_size } else { 0 },
+            moves_pairs: self.info.int64,
             max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
             shared_memory_bytes: self.info.shared_memory_bytes as usize,
             matrix_units: self.info.matrix_units,
@@ -269,11 +271,13 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
     if physical.kernel_statistics {
         extensions.push(khr::pipeline_executable_properties::NAME.as_ptr());
     }
+    let core = vk::PhysicalDeviceFeatures::default().shader_int64(physical.info.int64);
     let mut robustness = vk::PhysicalDevicePipelineRobustnessFeaturesEXT::default().pipeline_robustness(true);
     if physical.pipeline_robustness {
         extensions.push(ext::pipeline_robustness::NAME.as_ptr());
     }
     let mut info = vk::DeviceCreateInfo::default()
+        .enabled_features(&core)
         .queue_create_infos(&queues)
         .enabled_extension_names(&extensions)
         .push_next(&mut vk11)

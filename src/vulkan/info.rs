@@ -50,6 +50,10 @@ pub struct DeviceInfo {
     pub vulkan: String,
     /// Invocations that run in lockstep; 0 if the driver does not say.
     pub subgroup_size: u32,
+    /// They can hand each other values in compute kernels.
+    pub subgroup_shuffles: bool,
+    /// Its kernels may use 64-bit integers.
+    pub int64: bool,
     /// Shared memory of one workgroup.
     pub shared_memory_bytes: u64,
     /// The device's own memory: its largest heap.
@@ -178,6 +182,8 @@ fn base_info(
             vk::api_version_minor(vk10.api_version)
         ),
         subgroup_size: 0,
+        subgroup_shuffles: false,
+        int64: false,
         shared_memory_bytes: limits.max_compute_shared_memory_size.into(),
         heap_bytes: device_heap(memory).map_or(0, |heap| memory.memory_heaps[heap].size),
         max_storage_range_bytes: limits.max_storage_buffer_range.into(),
@@ -206,11 +212,14 @@ fn ask_vulkan_1_2(instance: &Instance, raw: vk::PhysicalDevice, info: &mut Devic
     let mut features12 = vk::PhysicalDeviceVulkan12Features::default();
     let mut features = vk::PhysicalDeviceFeatures2::default().push_next(&mut features12);
     unsafe { instance.raw.get_physical_device_features2(raw, &mut features) };
+    info.int64 = features.features.shader_int64 == vk::TRUE;
 
     let name = vk12.driver_name_as_c_str().map_or_else(|_| String::new(), text);
     let version = vk12.driver_info_as_c_str().map_or_else(|_| String::new(), text);
     info.driver = format!("{name} {version}").trim().to_owned();
     info.subgroup_size = vk11.subgroup_size;
+    info.subgroup_shuffles = vk11.subgroup_supported_operations.contains(vk::SubgroupFeatureFlags::SHUFFLE)
+        && vk11.subgroup_supported_stages.contains(vk::ShaderStageFlags::COMPUTE);
     info.max_allocation_bytes = vk11.max_memory_allocation_size;
 
     if vk12.shader_rounding_mode_rte_float32 == vk::FALSE {

@@ -121,6 +121,8 @@ mod tests {
             reason: reason.map(str::to_owned),
             vulkan: "1.2".to_owned(),
             subgroup_size: 32,
+            subgroup_shuffles: true,
+            int64: true,
             shared_memory_bytes: 32768,
             heap_bytes: 1 << 30,
             max_storage_range_bytes: 1 << 27,

@@ -66,7 +66,8 @@ pub fn check(
                 first
             }
             false => {
-                let exact = products.iter().map(|gemm| gemm.record_tiled(Tiling::Alone)).collect();
+                let exact =
+                    products.iter().map(|gemm| gemm.record_tiled(Tiling::Alone { lanes: 8 })).collect();
                 program.add_recording("exact", exact);
                 run(&mut CpuExecutor::load(program).unwrap(), &loaded)
             }

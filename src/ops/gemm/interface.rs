@@ -6,37 +6,62 @@
 use super::fast::FastTile;
 use super::problem::{Causal, Layout, Problem};
 use super::twin::{Operands, multiply};
+use crate::exact::K_BLOCK;
 use crate::kernels;
-use crate::recording::Dispatch;
+use crate::recording::{Dispatch, Traits};
 
 /// Which kernel's tiles compute a product. All give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tiling {
-    /// `gemm`, `gemm_backward`: an invocation computes 8 x 8 elements alone.
-    Alone,
+    /// `gemm`, `gemm_backward`: a subgroup computes a tile alone, in its registers.
+    Alone {
+        /// Invocations of a subgroup.
+        lanes: u32,
+    },
     /// `gemm_tiled`, `gemm_backward_tiled`: a workgroup computes a tile through shared memory.
     Shared(FastTile),
 }
 
-/// Rows and columns that one workgroup of `gemm` computes: an invocation's 8 x 8, for 8 invocations in a row.
-const ALONE_ROWS: usize = 8;
-const ALONE_COLUMNS: usize = 64;
+/// The tile of a subgroup of `lanes` that works alone: its rows, and the fours of columns of an invocation.
+/// As large as its sums may be, so that an element that is loaded is used often, and no larger than the
+/// product.
+fn lone_tile(problem: &Problem, lanes: u32) -> (usize, usize) {
+    let rows = match problem.m {
+        0..=8 => 8,
+        9..=16 => 16,
+        _ => 32,
+    };
+    (rows, if problem.n > 4 * lanes as usize { 2 } else { 1 })
+}
 
 impl Tiling {
+    /// The tiling without shared memory, for a device where that is faster and possible.
+    pub fn alone(traits: &Traits) -> Option<Tiling> {
+        let lanes = traits.lanes;
+        (traits.wants_eights() && lanes > 0).then_some(Tiling::Alone { lanes })
+    }
+
     /// Rows and columns of a workgroup's tile.
-    fn tile(self) -> (usize, usize) {
+    fn tile(self, problem: &Problem) -> (usize, usize) {
         match self {
-            Tiling::Alone => (ALONE_ROWS, ALONE_COLUMNS),
+            Tiling::Alone { lanes } => {
+                let (rows, quads) = lone_tile(problem, lanes);
+                (rows, 4 * quads * lanes as usize)
+            }
             Tiling::Shared(tile) => (tile.rows, tile.columns),
         }
     }
 
     fn workgroups(self, problem: &Problem) -> [usize; 3] {
-        let (rows, columns) = self.tile();
-        [problem.n.div_ceil(columns), problem.m.div_ceil(rows), problem.batches]
+        let (rows, columns) = self.tile(problem);
+        let (down, across) = (problem.m.div_ceil(rows), problem.n.div_ceil(columns));
+        match self {
+            Tiling::Alone { .. } => [down, across, problem.batches],
+            Tiling::Shared(_) => [across, down, problem.batches],
+        }
     }
 
-    /// Workgroups in x (columns), y (rows) and z (batches).
+    /// Workgroups in x and y (columns and rows; alone, rows and columns) and z (batches).
     pub fn groups(self, problem: &Problem) -> [u32; 3] {
         self.workgroups(problem).map(|count| {
             assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
@@ -70,21 +95,28 @@ pub fn push(problem: &Problem) -> kernels::gemm::Push {
     }
 }
 
-/// The specialization constants' values: those of all four kernels, then the shared tile's.
+/// The specialization constants' values: those of all four kernels, then the tile's.
 pub fn specialization(problem: &Problem, tiling: Tiling) -> Vec<u32> {
-    let Problem { a, b, c, .. } = problem;
-    let mut words = kernels::gemm::Specialization {
-        trans_a: a.trans.into(),
-        trans_b: b.trans.into(),
-        wide_a: a.rows_start_at_quads().into(),
-        wide_b: b.rows_start_at_quads().into(),
-        wide_c: c.rows_start_at_quads().into(),
+    let Problem { a, b, c, n, .. } = problem;
+    let trans = [a.trans, b.trans].map(u32::from);
+    match tiling {
+        Tiling::Alone { lanes } => {
+            let (rows, quads) = lone_tile(problem, lanes);
+            let ends = [problem.stored_a().1, problem.stored_b().1, *n];
+            let wide = [0, 1, 2].map(|i| match [a, b, c][i] {
+                rows if rows.rows_start_at(8) && ends[i].is_multiple_of(8) => 2,
+                rows if rows.rows_start_at(4) && ends[i].is_multiple_of(4) => 1,
+                _ => 0,
+            });
+            let tail = !problem.k.is_multiple_of(4);
+            let one_block = problem.k <= K_BLOCK || problem.causal == Causal::Blocks;
+            [&trans[..], &wide, &[rows as u32, quads as u32, tail.into(), lanes, one_block.into()]].concat()
+        }
+        Tiling::Shared(tile) => {
+            let wide = [a, b, c].map(|rows| u32::from(rows.rows_start_at_quads()));
+            [&trans[..], &wide, &tile.specialization(problem)].concat()
+        }
     }
-    .to_words();
-    if let Tiling::Shared(tile) = tiling {
-        words.extend(tile.specialization(problem));
-    }
-    words
 }
 
 /// The inverse of [`push`] and [`specialization`], with the batches from the workgroups.
@@ -165,8 +197,9 @@ mod tests {
         let gemm = Kernel::Gemm;
         for other in [Kernel::GemmTiled, Kernel::GemmBackward, Kernel::GemmBackwardTiled] {
             assert_eq!(other.push_members(), gemm.push_members(), "{}", other.name());
-            let shared = &other.specialization()[..gemm.specialization().len()];
-            assert_eq!(shared, gemm.specialization(), "{}", other.name());
+            const SHARED: usize = 5;
+            let [its, gemms] = [other, gemm].map(|kernel| &kernel.specialization()[..SHARED]);
+            assert_eq!(its, gemms, "{}", other.name());
         }
         for tiled in [Kernel::GemmTiled, Kernel::GemmBackwardTiled] {
             assert_eq!(tiled.specialization(), Kernel::GemmFast.specialization(), "{}", tiled.name());
@@ -174,8 +207,32 @@ mod tests {
     }
 
     #[test]
-    fn the_tiles_are_the_shaders() {
-        let [alone, _, _] = Kernel::Gemm.local_size();
-        assert_eq!(alone as usize * 8, ALONE_COLUMNS);
+    fn tiles_are_no_larger_than_products_need() {
+        let tile = |m, n, lanes| {
+            let layout = Layout { ld: 100, ..Layout::default() };
+            let [a, b, c] = [layout; 3];
+            let problem = Problem {
+                m,
+                k: 1,
+                n,
+                use_bias: false,
+                a,
+                b,
+                c,
+                batch_inner: 1,
+                batches: 1,
+                causal: Causal::None,
+            };
+            Tiling::Alone { lanes }.tile(&problem)
+        };
+        for (m, n, lanes, expected) in [
+            (1, 1, 8, (8, 32)),
+            (8, 32, 8, (8, 32)),
+            (9, 33, 8, (16, 64)),
+            (17, 64, 16, (32, 64)),
+            (768, 512, 4, (32, 32)),
+        ] {
+            assert_eq!(tile(m, n, lanes), expected, "{m} x {n}, subgroups of {lanes}");
+        }
     }
 }

@@ -130,10 +130,13 @@ pub enum After {
     Gelu {
         /// `[m,n]`
         act: View,
+        /// Its result is to be written again in the backward pass, so they are kept. Else GELU's derivative
+        /// there takes their place.
+        again: bool,
     },
     /// They are the gradient of GELU's result; written is the gradient of what went into it.
     GeluGradient {
-        /// `[m,n]`, packed: what went into it.
+        /// `[m,n]`, packed: GELU's derivative, or, with `act`, what went into it.
         pre: View,
         /// `[m,n]`, packed: its result, to be written again.
         act: Option<View>,
@@ -209,7 +212,7 @@ impl Gemm {
         // Something must be bound where there is no bias; it is not read.
         let bias = self.bias.unwrap_or(b);
         match (self.pass, tiling) {
-            (Pass::Forward, Tiling::Alone) => {
+            (Pass::Forward, Tiling::Alone { .. }) => {
                 use kernels::gemm::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
@@ -219,7 +222,7 @@ impl Gemm {
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
             }
-            (Pass::Backward, Tiling::Alone) => {
+            (Pass::Backward, Tiling::Alone { .. }) => {
                 use kernels::gemm_backward::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { input1: a, input2: b, output: c };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)

@@ -63,7 +63,12 @@ pub struct Layout {
 impl Layout {
     /// True if every stored row starts at a multiple of four elements, so that kernels may move four at once.
     pub fn rows_start_at_quads(&self) -> bool {
-        [self.first, self.ld, self.outer, self.inner].iter().all(|step| step.is_multiple_of(4))
+        self.rows_start_at(4)
+    }
+
+    /// The same for other multiples.
+    pub fn rows_start_at(&self, elements: usize) -> bool {
+        [self.first, self.ld, self.outer, self.inner].iter().all(|step| step.is_multiple_of(elements))
     }
 }
 

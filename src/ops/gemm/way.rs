@@ -55,10 +55,11 @@ impl Way {
             let most = if room && is_alone(gemm) { MAX_PARTIAL_WORDS / (gemm.m * gemm.n) } else { 1 };
             return Way::Fast(Plan::best(&problem, most));
         }
-        if !traits.fast_shared_memory {
+        if Tiling::alone(traits).is_some() {
             return Way::Alone;
         }
-        Way::exact(&problem, Plan::best_exact(&problem, room && may_split(gemm)))
+        let splits = room && traits.fast_shared_memory && may_split(gemm);
+        Way::exact(&problem, Plan::best_exact(&problem, splits))
     }
 
     fn exact(problem: &Problem, plan: Plan) -> Way {
@@ -113,7 +114,10 @@ impl Way {
         partials: Option<View>,
     ) -> Vec<Dispatch> {
         match (self, partials) {
-            (Way::Alone, _) => vec![gemm.record_tiled(Tiling::Alone)],
+            (Way::Alone, _) => {
+                let tiling = Tiling::alone(traits).expect("subgroups work alone");
+                vec![gemm.record_tiled(tiling)]
+            }
             (Way::Exact { tile, split: true }, Some(partials)) => {
                 let split = Split::any(gemm).expect("a product that is split has several blocks");
                 split.record(Some(Tiling::Shared(*tile)), partials).to_vec()
