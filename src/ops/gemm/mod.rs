@@ -130,8 +130,8 @@ pub enum After {
     Gelu {
         /// `[m,n]`
         act: View,
-        /// Its result is to be written again in the backward pass, so they are kept. Else GELU's derivative there
-        /// takes their place.
+        /// Its result is to be written again in the backward pass, so they are kept. Else GELU's derivative
+        /// there takes their place.
         again: bool,
     },
     /// They are the gradient of GELU's result; written is the gradient of what went into it.
