@@ -99,8 +99,8 @@ fn has_triangle(gemm: &Gemm) -> bool {
     matches!(gemm.causal, Causal::LowerA | Causal::UpperA)
 }
 
-/// True if a product can be put on the stand: nothing is done to its elements before they are written, and what of
-/// it is a triangle lies as attention lays it out.
+/// True if a product can be put on the stand: nothing is done to its elements before they are written, and
+/// what of it is a triangle lies as attention lays it out.
 pub fn is_possible(gemm: &Gemm) -> bool {
     let squares = |matrix: &Matrix| {
         let (layout, square) = (matrix.layout, gemm.m * gemm.m);
