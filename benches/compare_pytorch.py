@@ -68,8 +68,8 @@ class NotOffered(Exception):
     """hlx has not got this precision on this device."""
 
 
-class Late(Exception):
-    """The budget is used up."""
+class Late(BaseException):
+    """The budget is used up. Not an Exception, which torch.compile would catch and report as its own failure."""
 
 
 class Hlx:

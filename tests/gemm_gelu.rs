@@ -101,7 +101,7 @@ fn record(case: &mut Case, r: &mut Recorder, [m, k, n]: [usize; 3], again: bool)
     let backward = Gemm::new(Pass::Backward, [m, k, n], d, w2, d_wide);
     let (pre_view, act_view) = (pre.view, act.view);
     if case.narrow {
-        r.multiply(&Gemm { after: After::Gelu { act: act_view }, ..forward });
+        r.multiply(&Gemm { after: After::Gelu { act: act_view, again }, ..forward });
         let partials = case.add(vec![UNWRITTEN; units::column_sum_words(m, n)]);
         let act = act_again.map(|act| act.view);
         let after = After::GeluGradient { pre: pre_view, act, column_sum: sum, partials };
@@ -113,8 +113,14 @@ fn record(case: &mut Case, r: &mut Recorder, [m, k, n]: [usize; 3], again: bool)
     gelu::backward(r, pre.full(), d_pre.full());
     let partials = case.full(column_sum::COLUMN_LANES * n, 1.0);
     column_sum::column_sum(r, d_pre, sum, partials);
-    if let Some(again) = act_again {
-        gelu::forward(r, pre.full(), again.full());
+    match act_again {
+        Some(again) => gelu::forward(r, pre.full(), again.full()),
+        None => {
+            // What is kept of y is GELU's derivative there.
+            let derivative = case.add(vec![1f32.to_bits(); m * n]);
+            gelu::backward(r, pre.full(), derivative);
+            case.outputs[0].1 = derivative.into();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 //
 // What else is done to an element on its way, the including shader says:
-//   GELU           C is followed by GELU, whose result is written too
+//   GELU           C goes into GELU, whose result is written too; C itself only if AGAIN, else GELU's derivative
 //   GELU_BACKWARD  C is the gradient of GELU's result: written is that of what went into it, the sums of its
 //                  columns over a subgroup's rows, and GELU's result again if AGAIN
 // Both with packed results of rows of eights.
@@ -18,13 +18,14 @@ layout(std430, set = 0, binding = 4) writeonly buffer ActOcts { uvec4 act_uvec4[
 #ifdef GELU_BACKWARD
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "gelu_fast.glsl"
-layout(std430, set = 0, binding = 4) readonly buffer Pre { uint pre[]; };     // [m, n / 2]: what GELU was given
+layout(std430, set = 0, binding = 4) readonly buffer Pre { uint pre[]; };     // [m, n / 2]: as GELU's C was left
 layout(std430, set = 0, binding = 5) writeonly buffer Act { uint act[]; };    // [m, n / 2]
 layout(std430, set = 0, binding = 6) writeonly buffer Sums { float sums[]; }; // [subgroups down, n]
 layout(std430, set = 0, binding = 4) readonly buffer PreOcts { uvec4 pre_uvec4[]; };
 layout(std430, set = 0, binding = 5) writeonly buffer ActOcts { uvec4 act_uvec4[]; };
 layout(std430, set = 0, binding = 6) writeonly buffer SumQuads { vec4 sums_vec4[]; };
-
+#endif
+#if defined(GELU) || defined(GELU_BACKWARD)
 layout(constant_id = 20) const uint AGAIN = 0;
 #endif
 
@@ -107,21 +108,27 @@ void store_line(bool inside, uint from, uint row, uint column, uint at, Eight ad
     bool whole = inside || (WIDE_C != 0 && row < push.m && column + WIDE <= push.n);
 #if defined(GELU)
     if (whole) {
+        // GELU is taken of what is kept of its argument.
         uvec4 halves = rounded(x.low, x.high, push.out_scale);
-        c_uvec4[at / 8] = halves;
         Eight u = Eight(widened(halves.xy), widened(halves.zw));
-        act_uvec4[at / 8] = rounded(u.low * sigmoid_of_gelu(u.low), u.high * sigmoid_of_gelu(u.high), 1.0);
+        Eight s = Eight(sigmoid_of_gelu(u.low), sigmoid_of_gelu(u.high));
+        if (AGAIN == 0) {
+            halves = rounded(gelu_grad_of(u.low, s.low), gelu_grad_of(u.high, s.high), 1.0);
+        }
+        c_uvec4[at / 8] = halves;
+        act_uvec4[at / 8] = rounded(u.low * s.low, u.high * s.high, 1.0);
     }
 #elif defined(GELU_BACKWARD)
     if (whole) {
         Eight u = Eight(widened(given.xy), widened(given.zw));
-        Eight s = Eight(sigmoid_of_gelu(u.low), sigmoid_of_gelu(u.high));
-        x.low *= gelu_grad_of(u.low, s.low);
-        x.high *= gelu_grad_of(u.high, s.high);
-        c_uvec4[at / 8] = rounded(x.low, x.high, push.out_scale);
-        if (AGAIN != 0) {
+        if (AGAIN == 0) {
+            x = Eight(x.low * u.low, x.high * u.high);
+        } else {
+            Eight s = Eight(sigmoid_of_gelu(u.low), sigmoid_of_gelu(u.high));
+            x = Eight(x.low * gelu_grad_of(u.low, s.low), x.high * gelu_grad_of(u.high, s.high));
             act_uvec4[at / 8] = rounded(u.low * s.low, u.high * s.high, 1.0);
         }
+        c_uvec4[at / 8] = rounded(x.low, x.high, push.out_scale);
         total = Eight(total.low + x.low, total.high + x.high);
     }
 #else

@@ -17,7 +17,7 @@ pub struct Mlp {
 /// What the forward pass keeps for the backward pass.
 #[derive(Clone, Copy)]
 pub struct Saved {
-    /// `[B,T,F]`, before GELU.
+    /// `[B,T,F]`, before GELU; in 16 bits, GELU's derivative there unless its result is calculated again.
     pub pre: Tensor,
     /// `[B,T,F]`, after GELU.
     pub act: Tensor,
@@ -46,7 +46,13 @@ impl Mlp {
     /// output `[B,T,C]` from input `[B,T,C]`.
     pub fn forward(&self, r: &mut Recorder, params: View, input: Tensor, saved: &Saved, output: Tensor) {
         if saved.pre.narrow {
-            self.fc.forward(r, params, input, saved.pre, After::Gelu { act: saved.act.view });
+            self.fc.forward(
+                r,
+                params,
+                input,
+                saved.pre,
+                After::Gelu { act: saved.act.view, again: saved.again },
+            );
         } else {
             self.fc.forward(r, params, input, saved.pre, After::Nothing);
             gelu::forward(r, saved.pre.full(), saved.act.full());

@@ -40,7 +40,7 @@ pub struct Verdict {
     pub way: usize,
     /// How many times as fast as way 0 it is: 1 if it is way 0.
     pub gain: f64,
-    /// The ways with other bits.
+    /// The ways with other bits; way 0 if it does not repeat its own.
     pub wrong: Vec<usize>,
 }
 
@@ -52,6 +52,9 @@ pub fn winner(stand: &mut impl Stand, product: usize) -> Result<Verdict> {
     let Some(agree) = stand.agree(product)? else {
         return Ok(Verdict { way: 0, gain: 1.0, wrong: vec![] });
     };
+    if !agree[0] {
+        return Ok(Verdict { way: 0, gain: 1.0, wrong: vec![0] });
+    }
     let wrong: Vec<usize> = (1..agree.len()).filter(|&way| !agree[way]).collect();
     let mut taking_part: Vec<usize> = (0..agree.len()).filter(|way| !wrong.contains(way)).collect();
     let mut times = vec![Vec::new(); agree.len()];
@@ -159,6 +162,9 @@ mod tests {
         let (verdict, asked) = contest(&[true, false, true], &[&[2.0], &[0.1], &[1.0]]);
         assert_eq!((verdict.way, &verdict.wrong[..]), (2, &[1][..]));
         assert!(!asked.contains(&1));
+        let (verdict, asked) = contest(&[false, false, true], &[&[2.0], &[0.1], &[1.0]]);
+        assert_eq!(verdict, Verdict { way: 0, gain: 1.0, wrong: vec![0] });
+        assert_eq!(asked, [0; 0], "what does not repeat itself says nothing");
         let (verdict, asked) = contest(&[true, false, false], &[&[2.0], &[0.1], &[1.0]]);
         assert_eq!(verdict, Verdict { way: 0, gain: 1.0, wrong: vec![1, 2] });
         assert_eq!(asked, [0; 0], "nobody is left to be timed against");

@@ -276,12 +276,11 @@ impl Findings {
     fn add(&mut self, entry: &Entry, verdict: &contest::Verdict) {
         let ways = &entry.contestant.ways;
         for &way in &verdict.wrong {
-            tracing::warn!(
-                "{} by {} has other bits than by {}: it is not taken",
-                entry.key,
-                ways[way].name(),
-                ways[0].name()
-            );
+            let (key, name, first) = (&entry.key, ways[way].name(), ways[0].name());
+            match way {
+                0 => tracing::warn!("{key} by {first} does not repeat its own bits: it is not tuned"),
+                _ => tracing::warn!("{key} by {name} has other bits than by {first}: it is not taken"),
+            }
         }
         let name = ways[verdict.way].name();
         tracing::info!("{}: {name}, {:.2} x", entry.key, verdict.gain);

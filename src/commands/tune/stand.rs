@@ -99,7 +99,8 @@ fn has_triangle(gemm: &Gemm) -> bool {
     matches!(gemm.causal, Causal::LowerA | Causal::UpperA)
 }
 
-/// True if a product can be put on the stand: what of it is a triangle lies as attention lays it out.
+/// True if a product can be put on the stand: nothing is done to its elements before they are written, and
+/// what of it is a triangle lies as attention lays it out.
 pub fn is_possible(gemm: &Gemm) -> bool {
     let squares = |matrix: &Matrix| {
         let (layout, square) = (matrix.layout, gemm.m * gemm.m);
@@ -107,12 +108,13 @@ pub fn is_possible(gemm: &Gemm) -> bool {
         let inner_is = layout.inner == square || gemm.batch_inner == 1;
         !matrix.packed && (layout.first, layout.ld) == (0, gemm.m) && inner_is && outer_is
     };
-    match gemm.causal {
+    let lies_right = match gemm.causal {
         Causal::None => true,
         Causal::LowerOutput => squares(&gemm.c),
         Causal::LowerA | Causal::UpperA => squares(&gemm.a),
         Causal::Blocks => false,
-    }
+    };
+    gemm.is_plain() && lies_right
 }
 
 fn words_of(matrix: &Matrix, elements: usize) -> usize {
@@ -313,6 +315,14 @@ impl DeviceStand {
             fastest = fastest.min(ms);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl DeviceStand {
+    /// The numbers that factors are made of, in 32 and in 16 bits.
+    pub fn numbers(&mut self) -> Result<[Vec<u32>; 2]> {
+        Ok([self.executor.read(self.parts.floats)?, self.executor.read(self.parts.packed)?])
     }
 }
 

@@ -146,6 +146,32 @@ fn a_way_that_leaves_elements_is_seen() {
     assert_eq!(stand.agree(0).unwrap().unwrap(), [true, false, true]);
 }
 
+/// Factors of more numbers than the host makes are filled to the end.
+#[test]
+fn large_factors_are_random_to_the_end() {
+    let device = open();
+    for precision in [Precision::Exact, Precision::Mixed] {
+        let traits = traits(&device, precision);
+        let mut gemm = gemm([8256, 1024, 8], Causal::None, 1);
+        if precision == Precision::Mixed {
+            if traits.matrix_units.is_none() {
+                say(format_args!("NOT RUN in mixed: {} has no matrix units", device.info().name));
+                continue;
+            }
+            gemm = Gemm { a: gemm.a.packed(), b: gemm.b.packed(), ..gemm };
+        }
+        let contestant = Contestant { gemm, ways: ways(&gemm, &traits) };
+        let mut stand = DeviceStand::load(&device, StandProgram::new(&[contestant], traits)).unwrap();
+        let [floats, packed] = stand.numbers().unwrap();
+        let numbers = if precision == Precision::Mixed { packed } else { floats };
+        let words = numbers.len();
+        assert!(words > 4_200_000, "{words}");
+        let zeros = |part: &[u32]| part.iter().filter(|&&word| word == 0).count();
+        assert_eq!([zeros(&numbers[..1000]), zeros(&numbers[words - 1000..])], [0, 0]);
+    }
+    assert_eq!(device.validation_messages(), Vec::<String>::new());
+}
+
 #[test]
 fn time_that_has_run_out_leaves_products_as_they_are() {
     let device = open();

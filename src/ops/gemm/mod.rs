@@ -130,10 +130,13 @@ pub enum After {
     Gelu {
         /// `[m,n]`
         act: View,
+        /// Its result is to be written again in the backward pass, so they are kept. Else GELU's derivative
+        /// there takes their place.
+        again: bool,
     },
     /// They are the gradient of GELU's result; written is the gradient of what went into it.
     GeluGradient {
-        /// `[m,n]`, packed: what went into it.
+        /// `[m,n]`, packed: GELU's derivative, or, with `act`, what went into it.
         pre: View,
         /// `[m,n]`, packed: its result, to be written again.
         act: Option<View>,

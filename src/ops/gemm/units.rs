@@ -256,9 +256,9 @@ fn kernel(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> (Kernel, Vec<View
     assert!(gemm.is_plain() || rows_of_eights, "a packed result of rows of eights: {gemm:?}");
     match gemm.after {
         After::Nothing => (of(Kernel::GemmBf16, Kernel::GemmF16), vec![], vec![]),
-        After::Gelu { act } => {
+        After::Gelu { act, again } => {
             assert_eq!(act.words, gemm.c.view.words, "GELU keeps its input's shape");
-            (of(Kernel::GemmBf16Gelu, Kernel::GemmF16Gelu), vec![act], vec![])
+            (of(Kernel::GemmBf16Gelu, Kernel::GemmF16Gelu), vec![act], vec![again.into()])
         }
         After::GeluGradient { pre, act, partials, .. } => {
             assert_eq!(pre.words, gemm.c.view.words, "GELU's gradient has its input's shape");

@@ -58,8 +58,7 @@ impl Way {
         if Tiling::alone(traits).is_some() {
             return Way::Alone;
         }
-        let splits = room && traits.fast_shared_memory && may_split(gemm);
-        Way::exact(&problem, Plan::best_exact(&problem, splits))
+        Way::exact(&problem, Plan::best_exact(&problem, may_split(gemm, traits, room)))
     }
 
     fn exact(problem: &Problem, plan: Plan) -> Way {
@@ -72,7 +71,7 @@ impl Way {
         let all: Vec<Way> = match self {
             Way::Alone => vec![],
             Way::Exact { .. } => {
-                let plans = Plan::all_exact(&problem, room && may_split(gemm)).into_iter();
+                let plans = Plan::all_exact(&problem, may_split(gemm, traits, room)).into_iter();
                 plans.map(|plan| Way::exact(&problem, plan)).collect()
             }
             Way::Fast(plan) => plan.same_sums(&problem).into_iter().map(Way::Fast).collect(),
@@ -193,9 +192,12 @@ fn halves_name(tile: &HalvesTile) -> String {
 }
 
 /// True if the exact kernels may sum a product's blocks apart.
-fn may_split(gemm: &Gemm) -> bool {
+fn may_split(gemm: &Gemm, traits: &Traits, room: bool) -> bool {
     let blocks = gemm.k.div_ceil(K_BLOCK);
-    is_alone(gemm) && blocks > 1 && blocks * gemm.m * gemm.n <= MAX_EXACT_PARTIAL_WORDS
+    room && traits.fast_shared_memory
+        && is_alone(gemm)
+        && blocks > 1
+        && blocks * gemm.m * gemm.n <= MAX_EXACT_PARTIAL_WORDS
 }
 
 /// What decides how fast a product is and which ways give its bits, in words that tell any two apart:
