@@ -222,8 +222,10 @@ pub struct Traits {
     /// one subgroup should compute a whole tile alone.
     pub fast_shared_memory: bool,
     /// Invocations of a subgroup, if they can hand each other values (shuffles), else 0.
+    #[serde(default)]
     pub lanes: u32,
     /// Kernels may move two words at once, as a 64-bit integer.
+    #[serde(default)]
     pub moves_pairs: bool,
     /// The longest view that a dispatch can bind. What works on a whole arena is dispatched in pieces of
     /// at most this length, cut where no sum is.
@@ -248,6 +250,18 @@ impl Traits {
         matrix_units: None,
         half_units: None,
     };
+
+    /// True if the exact recordings made for these traits run on a device of the others: whatever else
+    /// differs between two devices changes which kernels are chosen, not which can run.
+    pub fn run_on(&self, device: &Traits) -> bool {
+        let same_lanes = self.lanes == 0 || self.lanes == device.lanes;
+        self.fast_shared_memory || (same_lanes && (!self.moves_pairs || device.moves_pairs))
+    }
+
+    /// The same, for exact recordings that run on any device.
+    pub fn for_any_device(self) -> Traits {
+        Traits { lanes: 0, moves_pairs: false, ..self }
+    }
 
     /// True if kernels are to move eight elements at a time wherever they can: on a CPU-type device what
     /// moving them costs goes by the words, not by their width.

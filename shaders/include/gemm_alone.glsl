@@ -57,8 +57,10 @@ void find_places(uint row, uint column) {
         if (TRANS_A == 0) {
             left_at[l] = uvec4(left_one_at[l]) + uvec4(0, 1, 2, 3);
         } else {
-            uint line = a_start + index / (ROWS / TOGETHER) * push.lda;
-            uint first = row + index % (ROWS / TOGETHER) * TOGETHER;
+            // As many loads as there are: four terms of all rows.
+            uint load = min(l * LANES + gl_SubgroupInvocationID, 4 * ROWS / TOGETHER - 1);
+            uint line = a_start + load / (ROWS / TOGETHER) * push.lda;
+            uint first = row + load % (ROWS / TOGETHER) * TOGETHER;
             left_at[l] = line + quad_in_row(WIDE_A != 0 ? min(first, push.m - TOGETHER) : first, push.m);
         }
     }

@@ -6,6 +6,9 @@ use crate::format;
 use crate::kernels::{Kernel, gemm, gemm_backward};
 use crate::recording::{Dispatch, Program, Recording, Residence, VIEW_ALIGNMENT_WORDS, View, align_words};
 
+/// The constants that are a workgroup's size, as kernels name them.
+const LOCAL_SIZES: [&str; 3] = ["local_size_x", "local_size_y", "local_size_z"];
+
 /// Checks every buffer and dispatch.
 ///
 /// # Errors
@@ -140,7 +143,7 @@ impl Place<'_> {
         if views.len() as u64 > device.max_bindings.into() {
             return needs(&format!("{} bindings", views.len()), device.max_bindings.into());
         }
-        let size = kernel.local_size();
+        let size = self.local_size();
         let invocations: u32 = size.iter().product();
         if invocations > device.max_group_invocations
             || size.iter().zip(&device.max_group_size).any(|(s, l)| s > l)
@@ -156,6 +159,19 @@ impl Place<'_> {
         }
         None
     }
+
+    /// The invocations of a workgroup in x, y and z, with the dispatch's own constants.
+    fn local_size(&self) -> [u32; 3] {
+        let mut size = self.dispatch.kernel.local_size();
+        let constants = self.dispatch.kernel.specialization().iter().zip(&self.dispatch.specialization);
+        for (constant, &value) in constants {
+            if let Some(axis) = LOCAL_SIZES.iter().position(|name| *name == constant.name) {
+                size[axis] = value;
+            }
+        }
+        size
+    }
+
     /// Terms of the sums of a product whose invocations work alone.
     fn terms_of_an_invocation(&self) -> u32 {
         match self.dispatch.kernel {

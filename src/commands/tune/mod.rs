@@ -120,8 +120,8 @@ impl Tuner {
         }
     }
 
-    /// How some products are to be computed. A device that fails meanwhile fails no command: they then stay
-    /// as they are.
+    /// How some products are to be computed. If the device fails meanwhile they stay as they are, and no
+    /// other is timed; what is loaded on a device that was lost fails then, as after any other loss.
     pub fn of_products(&mut self, backend: &Backend, precision: Precision, products: &[Gemm]) -> Tuning {
         let (Some(device), Some(place)) = (self.device(backend), place(backend, precision)) else {
             return Tuning::default();
@@ -144,6 +144,8 @@ impl Tuner {
                 names.extend(found.names);
             }
             Err(error) => {
+                // Whoever opens the device again after a loss is not to lose it in the same way.
+                self.wanted = false;
                 tracing::warn!("the tiles could not be timed ({error}): they stay as they are");
             }
         }

@@ -41,6 +41,9 @@ const RUNS: usize = 2;
 /// keeps busy for too long.
 const LONGEST_S: f64 = 0.1;
 
+/// The same for all its calls in one submit: desktops wait for two seconds and more.
+const LONGEST_RUN_S: f64 = 0.5;
+
 /// A card that was idle may run at a sixth of its clock for a second. So it is kept busy before anything is
 /// timed, for so many seconds at a time, until it has not become faster so often, or for so many seconds in
 /// all.
@@ -59,6 +62,7 @@ struct Recordings {
     /// Each way, so many times.
     timed: Vec<RecordingId>,
     calls: usize,
+    flops: f64,
 }
 
 /// Words that all products together need of each buffer.
@@ -270,10 +274,11 @@ impl Room {
             r.finish(program, "compared")
         };
         let compared = ways.iter().enumerate().map(compared).collect();
-        let calls = ((FLOPS_OF_A_RUN / gemm.problem().flops() as f64) as usize).clamp(1, MOST_CALLS);
+        let flops = gemm.problem().flops() as f64;
+        let calls = ((FLOPS_OF_A_RUN / flops) as usize).clamp(1, MOST_CALLS);
         let repeated = |way: &Way| (0..calls).flat_map(|_| dispatches(way, &got)).collect();
         let timed = ways.iter().map(|way| finish(program, repeated(way))).collect();
-        Recordings { prepare, reference, compared, timed, calls }
+        Recordings { prepare, reference, compared, timed, calls, flops }
     }
 }
 
@@ -281,6 +286,8 @@ impl Room {
 pub struct DeviceStand {
     parts: StandProgram,
     executor: VulkanExecutor,
+    /// Of the product that was tried last; 0 before.
+    seconds_a_flop: f64,
 }
 
 impl DeviceStand {
@@ -298,13 +305,20 @@ impl DeviceStand {
             executor.submit(pack, &[])?;
             repeat(&mut executor, first, parts.packed)?;
         }
-        Ok(DeviceStand { parts, executor })
+        Ok(DeviceStand { parts, executor, seconds_a_flop: 0.0 })
     }
 
-    /// Keeps the device busy until it runs as fast as it will.
+    /// Keeps the device busy with the smallest product until it runs as fast as it will, unless even that
+    /// takes too long.
     pub fn warm_up(&mut self) -> Result<()> {
         const FASTER: f64 = 0.98;
-        let recording = self.parts.recordings[0].timed[0];
+        let smallest =
+            self.parts.recordings.iter().enumerate().min_by(|x, y| x.1.flops.total_cmp(&y.1.flops));
+        let Some((smallest, _)) = smallest else { return Ok(()) };
+        if self.reference_seconds(smallest)?.is_none() {
+            return Ok(());
+        }
+        let recording = self.parts.recordings[smallest].timed[0];
         let (start, mut fastest, mut enough) = (Instant::now(), f64::INFINITY, 0);
         while enough < WARM_ENOUGH && start.elapsed().as_secs_f64() < WARM_MOST_S {
             let (turn, mut ms) = (Instant::now(), f64::INFINITY);
@@ -315,6 +329,27 @@ impl DeviceStand {
             fastest = fastest.min(ms);
         }
         Ok(())
+    }
+
+    /// How long way 0 of a product takes; `None` if a submit of what is to be timed would take too long. What
+    /// would by the pace of the product before is not even tried.
+    fn reference_seconds(&mut self, product: usize) -> Result<Option<f64>> {
+        let &Recordings { prepare, reference, calls, flops, .. } = &self.parts.recordings[product];
+        if flops * self.seconds_a_flop > LONGEST_S {
+            return Ok(None);
+        }
+        self.executor.submit(prepare, &[])?;
+        self.executor.wait_idle()?;
+        // The first run also pays for what the driver puts off until a kernel is used.
+        let mut seconds = 0.0;
+        for _ in 0..2 {
+            let start = Instant::now();
+            self.executor.submit(reference, &[])?;
+            self.executor.wait_idle()?;
+            seconds = start.elapsed().as_secs_f64();
+        }
+        self.seconds_a_flop = seconds / flops;
+        Ok((seconds <= LONGEST_S && seconds * calls as f64 <= LONGEST_RUN_S).then_some(seconds))
     }
 }
 
@@ -339,21 +374,10 @@ fn repeat(executor: &mut VulkanExecutor, first: View, all: View) -> Result<()> {
 
 impl Stand for DeviceStand {
     fn agree(&mut self, product: usize) -> Result<Option<Vec<bool>>> {
-        let Recordings { prepare, reference, compared, .. } = &self.parts.recordings[product];
-        let counts = self.parts.counts;
-        self.executor.submit(*prepare, &[])?;
-        self.executor.wait_idle()?;
-        // The first run also pays for what the driver puts off until a kernel is used.
-        let mut seconds = [0.0; 2];
-        for seconds in &mut seconds {
-            let start = Instant::now();
-            self.executor.submit(*reference, &[])?;
-            self.executor.wait_idle()?;
-            *seconds = start.elapsed().as_secs_f64();
-        }
-        if seconds[1] > LONGEST_S {
+        if self.reference_seconds(product)?.is_none() {
             return Ok(None);
         }
+        let (compared, counts) = (&self.parts.recordings[product].compared, self.parts.counts);
         self.executor.write(counts, &vec![0; counts.words])?;
         for recording in compared {
             self.executor.submit(*recording, &[])?;

@@ -139,10 +139,11 @@ impl KeptStep {
         before: &TrainState,
     ) -> Result<std::result::Result<(TrainProgram, Replay), String>> {
         let (there, here) = (self.contents.traits, trainer.traits);
-        // Matrix units that are not here cannot be asked for.
-        let can_be_asked = there.matrix_units.is_none() || there.matrix_units == here.matrix_units;
+        // What is not here cannot be asked for.
+        let can_be_asked =
+            (there.matrix_units.is_none() || there.matrix_units == here.matrix_units) && there.run_on(&here);
         let chosen_there = can_be_asked.then_some(Traits { precision: here.precision, ..there });
-        let mut reason = "the device there had matrix units that this one lacks".to_owned();
+        let mut reason = "the device there had units or subgroups that this one lacks".to_owned();
         let shape = trainer.session.shape();
         let there = chosen_there.map(|traits| TrainProgram::tuned(shape, traits, &self.contents.tuning));
         for train in there.into_iter().chain([trainer.program()]) {

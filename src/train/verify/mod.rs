@@ -96,8 +96,12 @@ impl Trainer<'_> {
 
     /// The step's program, written anew.
     fn program(&self) -> TrainProgram {
+        self.program_for(self.traits)
+    }
+
+    fn program_for(&self, traits: Traits) -> TrainProgram {
         let tuning = &self.session.train.model.tuning;
-        TrainProgram::tuned(self.session.shape(), self.traits, tuning)
+        TrainProgram::tuned(self.session.shape(), traits, tuning)
     }
 
     fn rates(&self, step: u64) -> StepRates {

@@ -14,8 +14,11 @@ use crate::train::verify::{Load, Trainer};
 /// The first dispatch of the step after `before` whose result differs between the first trainer's device
 /// and the one at `index`. Each dispatch runs on what the ones before it gave on the same device.
 pub fn first_op(trainers: &mut [Trainer], index: usize, before: &TrainState) -> Result<Option<Op>> {
-    // Both run the other device's recording: which kernels were chosen changes no bit.
-    let train = trainers[index].program();
+    // Both run the other device's recording, or, if the first cannot, one that both can: which kernels were
+    // chosen changes no bit.
+    let traits = trainers[index].traits;
+    let both = if traits.run_on(&trainers[0].traits) { traits } else { traits.for_any_device() };
+    let train = trainers[index].program_for(both);
     let submits = trainers[0].submits(before.step);
     let mut reference = Replay::load(&train, &trainers[0].load, before)?;
     let mut other = Replay::load(&train, &trainers[index].load, before)?;
