@@ -1,8 +1,8 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #pragma hlx fast
-// As cross_entropy_fast, for vocabularies so small that a subgroup takes a row; the gradient's rows are kept in 16
-// bits, lengthened by zeros to whole eights.
+// As cross_entropy_fast, by a subgroup a row, for vocabularies that are small or not of whole fours; the
+// gradient's rows are kept in 16 bits, lengthened by zeros to whole eights.
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #include "narrow_rows.glsl"
 

@@ -5,8 +5,6 @@ mod common;
 #[path = "common/halves.rs"]
 mod halves;
 
-use std::io::Write;
-
 use hlx::cpu::CpuExecutor;
 use hlx::exact::fill_normal;
 use hlx::ops::gemm::{After, Gemm, Pass, units};
@@ -124,19 +122,10 @@ fn record(case: &mut Case, r: &mut Recorder, [m, k, n]: [usize; 3], again: bool)
     }
 }
 
-fn distance(got: &[f64], wanted: &[f64]) -> f64 {
-    let norm = |terms: &mut dyn Iterator<Item = f64>| terms.map(|x| x * x).sum::<f64>().sqrt();
-    norm(&mut got.iter().zip(wanted).map(|(x, y)| x - y)) / norm(&mut wanted.iter().copied())
-}
-
 #[test]
 fn gelu_in_a_product_is_gelu_after_it() {
     let device = common::open();
-    let Some(units) = device.info().matrix_units else {
-        let name = &device.info().name;
-        let _ = writeln!(std::io::stderr(), "NOT RUN: {name} has no matrix units that hlx has kernels for");
-        return;
-    };
+    let Some(units) = common::matrix_units(&device) else { return };
     let tolerance = match units.factor {
         Factor::Bf16 => 5e-3,
         Factor::F16 => 1e-3,
@@ -157,7 +146,7 @@ fn gelu_in_a_product_is_gelu_after_it() {
         let run = || narrow.run(&mut VulkanExecutor::load(&device, narrow.program.clone()).unwrap());
         let got = run();
         for (i, (what, ..)) in narrow.outputs.iter().enumerate() {
-            let distance = distance(&got[i], &wanted[i]);
+            let distance = common::distance(&got[i], &wanted[i]);
             assert!(distance <= tolerance, "{sizes:?}: {what} is {distance:e} from the exact one");
         }
         if again {

@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::io::Write;
-
 use hlx::config::ModelConfig;
 use hlx::cpu::CpuExecutor;
 use hlx::exact::random_u32;
@@ -64,20 +62,10 @@ fn run(
     first
 }
 
-fn distance(got: &[f32], wanted: &[f32]) -> f64 {
-    let norm = |terms: &mut dyn Iterator<Item = f64>| terms.map(|x| x * x).sum::<f64>().sqrt();
-    let mut off = got.iter().zip(wanted).map(|(x, y)| f64::from(x - y));
-    norm(&mut off) / norm(&mut wanted.iter().map(|x| f64::from(*x)))
-}
-
 #[test]
 fn moments_after_two_steps_are_close_to_the_exact_ones() {
     let device = common::open();
-    let Some(units) = device.info().matrix_units else {
-        let name = &device.info().name;
-        let _ = writeln!(std::io::stderr(), "NOT RUN: {name} has no matrix units that hlx has kernels for");
-        return;
-    };
+    let Some(units) = common::matrix_units(&device) else { return };
     let tolerance = match units.factor {
         Factor::Bf16 => 0.1,
         Factor::F16 => 0.02,
@@ -92,11 +80,11 @@ fn moments_after_two_steps_are_close_to_the_exact_ones() {
     let (got, losses) = run(traits, vulkan, 2);
     for (i, spec) in parameter_specs(&shape().model).iter().enumerate() {
         for (what, got, wanted) in [("m", &got.m, &wanted.m), ("v", &got.v, &wanted.v)] {
-            let distance = distance(&got[i], &wanted[i]);
+            let distance = common::distance(&got[i], &wanted[i]);
             assert!(distance <= tolerance, "{what} of {}: {distance:e} from the exact one", spec.name);
         }
     }
-    let distance = distance(&losses, &wanted_losses);
+    let distance = common::distance(&losses, &wanted_losses);
     assert!(distance <= tolerance / 10.0, "losses: {distance:e} from the exact ones");
     common::assert_silent(&device);
 }

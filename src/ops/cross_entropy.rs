@@ -63,7 +63,7 @@ pub fn fused(r: &mut Recorder, logits: View, targets: View, losses: View, gradie
     ));
 }
 
-/// As [`fused`], for any smaller vocabulary, with the gradient `[N,row]` in 16 bits.
+/// As [`fused`], for vocabularies that it does not serve, with the gradient `[N,row]` in 16 bits.
 pub fn short(r: &mut Recorder, logits: View, targets: View, losses: View, gradient: Tensor, scale: f32) {
     let rows = targets.words;
     let vocab_size = logits.words / rows;

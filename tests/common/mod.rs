@@ -2,9 +2,11 @@
 
 #![allow(dead_code)] // each test binary uses a part
 
+use std::io::Write;
 use std::sync::Arc;
 
 use hlx::error::Result;
+use hlx::recording::MatrixUnits;
 use hlx::vulkan::{Device, Kind, Selection, Simulation, devices};
 
 /// What a test that cannot run says.
@@ -50,4 +52,20 @@ fn selection() -> Selection {
 /// The validation layer had nothing to say.
 pub fn assert_silent(device: &Device) {
     assert_eq!(device.validation_messages(), Vec::<String>::new());
+}
+
+/// How far numbers are from those wanted, by the norm of the wanted ones; NaN if one of them is.
+pub fn distance<T: Copy + Into<f64>>(got: &[T], wanted: &[T]) -> f64 {
+    let norm = |terms: &mut dyn Iterator<Item = f64>| terms.map(|x| x * x).sum::<f64>().sqrt();
+    let mut off = got.iter().zip(wanted).map(|(&x, &y)| x.into() - y.into());
+    norm(&mut off) / norm(&mut wanted.iter().map(|&x| x.into()))
+}
+
+/// The device's matrix units; if there are none, says that the test was not run.
+pub fn matrix_units(device: &Device) -> Option<MatrixUnits> {
+    let (name, units) = (&device.info().name, device.info().matrix_units);
+    if units.is_none() {
+        let _ = writeln!(std::io::stderr(), "NOT RUN: {name} has no matrix units that hlx has kernels for");
+    }
+    units
 }

@@ -6,6 +6,7 @@ pub mod loaded;
 pub mod peaks;
 pub mod product;
 pub mod steps;
+pub mod warm;
 
 /// The median: the mean of the middle two, if there is an even number of values.
 pub fn median(values: &[f64]) -> f64 {

@@ -1,12 +1,13 @@
 //! The time and the error of one matrix product.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::backend::{Backend, too_large};
 use super::super::tune::Tuner;
 use super::error::{ProductError, Sample, product_error};
 use super::loaded::Loaded;
 use super::median;
+use super::warm::until_steady;
 use crate::config::{Precision, ProductLayout};
 use crate::error::Result;
 use crate::exact::fill_normal;
@@ -21,8 +22,7 @@ use crate::recording::{
 const CALLS: [usize; 4] = [1, 4, 16, 64];
 const BATCH_MS: f64 = 5.0;
 
-/// A card that was idle may run at a sixth of its clock for a second. So batches are repeated, some for so
-/// long at a time, until they have not become faster so often, or for so long in all.
+/// A turn of warming up, how many must be no faster than those before, and how long all may take.
 const WARM_MS: f64 = 80.0;
 const WARM_ENOUGH: usize = 5;
 const WARM_MOST: Duration = Duration::from_secs(3);
@@ -201,7 +201,8 @@ impl LoadedProduct {
         let fitting = self.parts.recordings.iter().rev().find(|(calls, _)| batch_ms(*calls) <= BATCH_MS);
         let &(calls, recording) = fitting.unwrap_or(&self.parts.recordings[0]);
         let runs_of = |ms: f64| (ms / batch_ms(calls)) as usize;
-        self.warm_up(recording, runs_of(WARM_MS).clamp(1, MOST_BATCHES))?;
+        let warming = runs_of(WARM_MS).clamp(1, MOST_BATCHES);
+        until_steady(WARM_ENOUGH, WARM_MOST, || Ok(median(&self.loaded.time(recording, warming)?)))?;
         let batches = runs_of(TIMED_MS).clamp(FEWEST_BATCHES, MOST_BATCHES);
         let times = self.loaded.time(recording, batches)?;
         let by_call = |ms: f64| ms / calls as f64;
@@ -212,18 +213,6 @@ impl LoadedProduct {
         let packing_ms = packing.transpose()?.map(|times| median(&times));
         let (ms, fastest_ms) = (by_call(median(&times)), by_call(fastest));
         Ok(ProductTime { ms, fastest_ms, batches, calls, sets, packing_ms })
-    }
-
-    /// Repeats batches until they do not become faster any more.
-    fn warm_up(&mut self, recording: RecordingId, batches: usize) -> Result<()> {
-        const FASTER: f64 = 0.98;
-        let (start, mut fastest, mut enough) = (Instant::now(), f64::INFINITY, 0);
-        while enough < WARM_ENOUGH && start.elapsed() < WARM_MOST {
-            let ms = median(&self.loaded.time(recording, batches)?);
-            enough = if ms < FASTER * fastest { 0 } else { enough + 1 };
-            fastest = fastest.min(ms);
-        }
-        Ok(())
     }
 
     /// Compares the product of the first operands with an f64 product. What the device did not write is NaN.

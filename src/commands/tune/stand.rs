@@ -2,8 +2,9 @@
 //! factors that all share.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::super::measure::warm::until_steady;
 use super::contest::Stand;
 use crate::error::Result;
 use crate::exact::{fill_normal, snap};
@@ -44,12 +45,10 @@ const LONGEST_S: f64 = 0.1;
 /// The same for all its calls in one submit: desktops wait for two seconds and more.
 const LONGEST_RUN_S: f64 = 0.5;
 
-/// A card that was idle may run at a sixth of its clock for a second. So it is kept busy before anything is
-/// timed, for so many seconds at a time, until it has not become faster so often, or for so many seconds in
-/// all.
-const WARM_S: f64 = 0.03;
+/// A turn of warming up, how many must be no faster than those before, and how long all may take.
+const WARM_TURN: Duration = Duration::from_millis(30);
 const WARM_ENOUGH: usize = 3;
-const WARM_MOST_S: f64 = 1.5;
+const WARM_MOST: Duration = Duration::from_millis(1500);
 
 /// The recordings of one product.
 struct Recordings {
@@ -311,7 +310,6 @@ impl DeviceStand {
     /// Keeps the device busy with the smallest product until it runs as fast as it will, unless even that
     /// takes too long.
     pub fn warm_up(&mut self) -> Result<()> {
-        const FASTER: f64 = 0.98;
         let smallest =
             self.parts.recordings.iter().enumerate().min_by(|x, y| x.1.flops.total_cmp(&y.1.flops));
         let Some((smallest, _)) = smallest else { return Ok(()) };
@@ -319,16 +317,13 @@ impl DeviceStand {
             return Ok(());
         }
         let recording = self.parts.recordings[smallest].timed[0];
-        let (start, mut fastest, mut enough) = (Instant::now(), f64::INFINITY, 0);
-        while enough < WARM_ENOUGH && start.elapsed().as_secs_f64() < WARM_MOST_S {
+        until_steady(WARM_ENOUGH, WARM_MOST, || {
             let (turn, mut ms) = (Instant::now(), f64::INFINITY);
-            while turn.elapsed().as_secs_f64() < WARM_S {
+            while turn.elapsed() < WARM_TURN {
                 ms = ms.min(self.executor.time(recording, RUNS)?.min_ms());
             }
-            enough = if ms < FASTER * fastest { 0 } else { enough + 1 };
-            fastest = fastest.min(ms);
-        }
-        Ok(())
+            Ok(ms)
+        })
     }
 
     /// How long way 0 of a product takes; `None` if a submit of what is to be timed would take too long. What

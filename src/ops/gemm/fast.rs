@@ -175,15 +175,15 @@ const PROCESSORS: usize = 132;
 const PRODUCTS_A_CYCLE: f64 = 128.0;
 // A multiplication and an addition take twice as long as both in one, and the best tile reaches this.
 const EXACT_PRODUCTS_A_CYCLE: f64 = 0.8 * 64.0;
-const WORDS_A_CYCLE: f64 = 400.0;
+pub(super) const WORDS_A_CYCLE: f64 = 400.0;
 const WORKGROUP_CYCLES: f64 = 1500.0;
-const DISPATCH_CYCLES: f64 = 5000.0;
+pub(super) const DISPATCH_CYCLES: f64 = 5000.0;
 
 /// Blocks are as long as a multiple of this, so that they begin where a share does.
-const BLOCK_UNIT: usize = 64;
+pub(super) const BLOCK_UNIT: usize = 64;
 
 /// The most blocks that a sum is cut into.
-const MAX_BLOCKS: usize = 32;
+pub(super) const MAX_BLOCKS: usize = 32;
 
 impl Plan {
     /// The same for the exact kernels, whose blocks are the contract's: all of them apart, or none.

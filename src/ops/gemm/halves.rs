@@ -2,11 +2,10 @@
 //!
 //! The order of a sum follows from the product's shape alone, so results are the same on every run.
 
-use super::blocks::{finish, in_blocks};
-use super::fast::{Plan, rounds};
+use super::blocks::{MAX_PARTIAL_WORDS, finish, in_blocks};
+use super::fast::{BLOCK_UNIT, DISPATCH_CYCLES, MAX_BLOCKS, Plan, WORDS_A_CYCLE, rounds};
 use super::interface;
 use super::problem::{Causal, Problem};
-use super::units::{BLOCK_UNIT, DISPATCH_CYCLES, MAX_BLOCKS, MAX_PARTIAL_WORDS, WORDS_A_CYCLE};
 use super::{Gemm, Matrix};
 use crate::kernels::gemm_halves::{Bindings, Push, Specialization, dispatch};
 use crate::ops::split::{largest, numbers, split_words};

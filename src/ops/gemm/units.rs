@@ -2,8 +2,8 @@
 //!
 //! The order of a sum follows from the product's shape alone, so results are the same on every run.
 
-use super::blocks::{finish, in_blocks};
-use super::fast::rounds;
+use super::blocks::{MAX_PARTIAL_WORDS, finish, in_blocks};
+use super::fast::{BLOCK_UNIT, DISPATCH_CYCLES, MAX_BLOCKS, WORDS_A_CYCLE, rounds};
 use super::interface;
 use super::problem::{Causal, Layout, Problem};
 use super::{After, Gemm, Matrix};
@@ -103,21 +103,11 @@ pub struct UnitPlan {
 }
 
 /// The device that plans are made for, an NVIDIA H100: the products that a processor adds up in a cycle in
-/// the largest tile, words that memory moves in a cycle, and the cycles that a workgroup, an element of its
-/// result and a dispatch take beside their work.
+/// the largest tile, and the cycles that a workgroup and an element of its result take beside their work.
 const PRODUCTS_A_CYCLE: f64 = 690.0;
 const CYCLES_A_US: f64 = 1755.0;
-pub(super) const WORDS_A_CYCLE: f64 = 400.0;
 const WORKGROUP_CYCLES: f64 = 2000.0;
 const CYCLES_A_RESULT: f64 = 0.25;
-pub(super) const DISPATCH_CYCLES: f64 = 5000.0;
-
-/// Blocks are as long as a multiple of this, so that they begin where a share does.
-pub(super) const BLOCK_UNIT: usize = 64;
-
-/// The most blocks that a sum is cut into, and the words that their sums may take (32 MiB).
-pub(super) const MAX_BLOCKS: usize = 32;
-pub(super) const MAX_PARTIAL_WORDS: usize = 1 << 23;
 
 /// Of products of less work, packing takes longer than it saves.
 const MIN_PACKED_FLOPS: u64 = 1 << 29;
