@@ -1,7 +1,7 @@
 //! Writes the Rust that describes the kernels: `kernels.rs`, `twins.rs`, and one file of words a kernel.
 
 use crate::kernel::Kernel;
-use crate::reflect::{Access, Binding, Element, Member, SpecConstant};
+use crate::reflect::{Access, Address, Binding, Element, Member, SpecConstant};
 use std::path::Path;
 
 /// Writes everything to `out_dir`. The error names the shader whose names Rust cannot take.
@@ -78,11 +78,14 @@ fn description(kernel: &Kernel) -> String {
     let member = |Member { name, offset, element }: &Member| {
         format!("Member {{ name: \"{name}\", offset: {offset}, element: Element::{element:?} }}")
     };
+    let address =
+        |Address { binding, offset }: &Address| format!("Address {{ binding: {binding}, offset: {offset} }}");
     let constant = |SpecConstant { name, id, default }: &SpecConstant| {
         format!("SpecConstant {{ name: \"{name}\", id: {id}, default: {default} }}")
     };
     let bindings = list(interface.bindings.iter().map(binding));
     let members = list(interface.push.iter().map(member));
+    let addresses = list(interface.addresses.iter().map(address));
     let constants = list(interface.specialization.iter().map(constant));
     let local_size = interface.local_size;
     format!(
@@ -91,6 +94,7 @@ fn description(kernel: &Kernel) -> String {
              spirv: &SPIRV,\n    \
              bindings: &[{bindings}],\n    \
              push_members: &[{members}],\n    \
+             addresses: &[{addresses}],\n    \
              specialization: &[{constants}],\n    \
              local_size: {local_size:?},\n    \
              exact: {exact},\n    \

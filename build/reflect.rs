@@ -13,6 +13,8 @@ pub struct Interface {
     pub bindings: Vec<Binding>,
     /// Ascending by offset.
     pub push: Vec<Member>,
+    /// Ascending by offset, after `push`.
+    pub addresses: Vec<Address>,
     /// Ascending by constant id.
     pub specialization: Vec<SpecConstant>,
     /// With every specialization constant at its default.
@@ -46,6 +48,13 @@ pub struct Member {
     pub element: Element,
 }
 
+/// A push constant that the executor fills in: the device address of what is bound.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Address {
+    pub binding: u32,
+    pub offset: u32,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpecConstant {
     pub name: String,
@@ -60,9 +69,12 @@ pub fn interface(module: &Module, path: &str) -> Result<Interface, String> {
     let read = || {
         check_resources(module, &index)?;
         check_grid(module, &index)?;
+        let bindings = bindings(module, &index)?;
+        let (push, addresses) = push_members(module, &index, &bindings)?;
         Ok(Interface {
-            bindings: bindings(module, &index)?,
-            push: push_members(module, &index)?,
+            bindings,
+            push,
+            addresses,
             specialization: specialization(module, &index)?,
             local_size: local_size(module, &index)?,
         })
@@ -258,29 +270,51 @@ fn scalar_or_vector(type_id: Word, index: &Index) -> Option<Element> {
     }
 }
 
-fn push_members(module: &Module, index: &Index) -> Result<Vec<Member>, String> {
+/// The push constants that a dispatch gives, and those that the executor fills in: `uint64_t a_address` is
+/// the address of binding `a`.
+fn push_members(
+    module: &Module,
+    index: &Index,
+    bindings: &[Binding],
+) -> Result<(Vec<Member>, Vec<Address>), String> {
     let mut blocks = module
         .types_global_values
         .iter()
         .filter(|global| variable(global).is_some_and(|(_, class)| class == StorageClass::PushConstant));
-    let Some(variable) = blocks.next() else { return Ok(Vec::new()) };
+    let Some(variable) = blocks.next() else { return Ok((Vec::new(), Vec::new())) };
     let block = variable.result_type.and_then(|pointer| index.pointee(pointer));
     let definition = block.and_then(|id| index.definition(id)).filter(|b| b.class.opcode == Op::TypeStruct);
     let (Some(block), Some(definition)) = (block, definition) else {
         return Err("push constants must be a block of members".into());
     };
-    let mut members = Vec::new();
+    let (mut members, mut addresses) = (Vec::new(), Vec::new());
     for (member, operand) in (0..).zip(&definition.operands) {
         let name = index.member_name(block, member).to_owned();
         let element = operand.id_ref_any().and_then(|id| scalar(id, index));
         let offset = index.member_decoration(block, member, Decoration::Offset).and_then(|o| literal(o, 0));
-        match (element, offset) {
-            (Some(element), Some(offset)) => members.push(Member { name, offset, element }),
-            _ => return Err(format!("push constant `{name}`: only float and uint are supported")),
+        let bound = name.strip_suffix("_address").and_then(|of| bindings.iter().position(|b| b.name == of));
+        let is_address = operand.id_ref_any().is_some_and(|id| is_64_bit_uint(id, index));
+        match (element, offset, bound) {
+            (Some(element), Some(offset), _) => members.push(Member { name, offset, element }),
+            (None, Some(offset), Some(binding)) if is_address => {
+                addresses.push(Address { binding: binding as u32, offset });
+            }
+            _ => {
+                return Err(format!(
+                    "push constant `{name}`: only float and uint are supported, and a binding's address, \
+                     `uint64_t BINDING_address`"
+                ));
+            }
         }
     }
     members.sort_by_key(|member| member.offset);
-    Ok(members)
+    addresses.sort_by_key(|address| address.offset);
+    match (members.last(), addresses.first()) {
+        (Some(member), Some(address)) if member.offset > address.offset => {
+            Err(format!("push constant `{}`: addresses come last", member.name))
+        }
+        _ => Ok((members, addresses)),
+    }
 }
 
 fn specialization(module: &Module, index: &Index) -> Result<Vec<SpecConstant>, String> {

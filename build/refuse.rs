@@ -170,6 +170,7 @@ fn moves_values(op: Op) -> bool {
             | CopyObject
             | CopyLogical
             | Bitcast
+            | ConvertUToPtr
             | Select
             | Phi
             | CompositeConstruct

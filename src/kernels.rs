@@ -25,6 +25,7 @@ struct Description {
     spirv: &'static [u32],
     bindings: &'static [Binding],
     push_members: &'static [Member],
+    addresses: &'static [Address],
     specialization: &'static [SpecConstant],
     local_size: [u32; 3],
     exact: bool,
@@ -62,6 +63,15 @@ pub struct Member {
     pub element: Element,
 }
 
+/// A push constant that the executor fills in, 8 bytes: the device address of what is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The binding's number.
+    pub binding: usize,
+    /// In bytes; after all other push constants.
+    pub offset: u32,
+}
+
 /// A specialization constant, always a uint; GLSL's booleans are 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecConstant {
@@ -94,9 +104,19 @@ impl Kernel {
         self.description().bindings
     }
 
-    /// The size of the push constants in bytes; 0 if there are none.
+    /// The size in bytes of the push constants that a dispatch gives; 0 if there are none.
     pub fn push_bytes(self) -> usize {
         self.push_members().last().map_or(0, |member| member.offset as usize + 4)
+    }
+
+    /// The same with the addresses that the executor fills in.
+    pub fn all_push_bytes(self) -> usize {
+        self.addresses().last().map_or(self.push_bytes(), |address| address.offset as usize + 8)
+    }
+
+    /// The bindings whose addresses the kernel is told, ascending by offset.
+    pub fn addresses(self) -> &'static [Address] {
+        self.description().addresses
     }
 
     /// Ascending by offset.

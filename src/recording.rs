@@ -227,6 +227,9 @@ pub struct Traits {
     /// Kernels may move two words at once, as a 64-bit integer.
     #[serde(default)]
     pub moves_pairs: bool,
+    /// Kernels may be told the addresses of views, and load by them faster than through bindings.
+    #[serde(default)]
+    pub addresses: bool,
     /// The longest view that a dispatch can bind. What works on a whole arena is dispatched in pieces of
     /// at most this length, cut where no sum is.
     pub max_view_words: usize,
@@ -245,6 +248,7 @@ impl Traits {
         fast_shared_memory: false,
         lanes: 8,
         moves_pairs: true,
+        addresses: false,
         max_view_words: usize::MAX,
         shared_memory_bytes: usize::MAX,
         matrix_units: None,
@@ -255,12 +259,14 @@ impl Traits {
     /// differs between two devices changes which kernels are chosen, not which can run.
     pub fn run_on(&self, device: &Traits) -> bool {
         let same_lanes = self.lanes == 0 || self.lanes == device.lanes;
-        self.fast_shared_memory || (same_lanes && (!self.moves_pairs || device.moves_pairs))
+        let pairs = !self.moves_pairs || device.moves_pairs;
+        let addresses = !self.addresses || device.addresses;
+        self.fast_shared_memory || (same_lanes && pairs && addresses)
     }
 
     /// The same, for exact recordings that run on any device.
     pub fn for_any_device(self) -> Traits {
-        Traits { lanes: 0, moves_pairs: false, ..self }
+        Traits { lanes: 0, moves_pairs: false, addresses: false, ..self }
     }
 
     /// True if kernels are to move eight elements at a time wherever they can: on a CPU-type device what

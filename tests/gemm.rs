@@ -1,4 +1,4 @@
-//! The four product kernels give, on the Vulkan device, the bits of their CPU twin: over sizes, layouts,
+//! The product kernels give, on the Vulkan device, the bits of their CPU twin: over sizes, layouts,
 //! batches and triangles, with every tile. (The twin's own tests hold it to the plain loops.)
 
 mod common;
@@ -11,9 +11,11 @@ use hlx::cpu::CpuExecutor;
 use hlx::ops::gemm::fast::{FastTile, Order};
 use hlx::ops::gemm::{Pass, Split, Tiling};
 use hlx::recording::{Dispatch, Group, Program, Residence, Traits};
-use hlx::vulkan::{Device, VulkanExecutor};
+use hlx::vulkan::{Device, DeviceInfo, Simulation, VulkanExecutor};
 
-use products::{Case, Loaded, batches_and_triangles, load_gemm, long_sums, run, shapes_and_layouts};
+use products::{
+    Case, Loaded, batches_and_triangles, load_gemm, long_sums, run, shapes_and_layouts, triangles,
+};
 
 /// What the results' buffers hold before a run: a number that no product here gives.
 const UNTOUCHED: f32 = 12345.0;
@@ -42,11 +44,14 @@ fn check(device: &Arc<Device>, cases: &[Case], pass: Pass, tiling: Tiling) {
 
 /// Checks the cases with both passes, `gemm` and `gemm_backward` (without the biases).
 fn check_both_passes(cases: &[Case], tiling: Tiling) {
-    let device = common::open();
-    check(&device, cases, Pass::Forward, tiling);
+    check_on(&common::open(), cases, tiling);
+}
+
+fn check_on(device: &Arc<Device>, cases: &[Case], tiling: Tiling) {
+    check(device, cases, Pass::Forward, tiling);
     let gradients: Vec<Case> = cases.iter().map(|case| Case { use_bias: false, ..*case }).collect();
-    check(&device, &gradients, Pass::Backward, tiling);
-    common::assert_silent(&device);
+    check(device, &gradients, Pass::Backward, tiling);
+    common::assert_silent(device);
 }
 
 #[test]
@@ -58,6 +63,29 @@ fn one_subgroup_a_tile() {
     let eights =
         sizes.into_iter().map(|sizes| Case { gap: 0, ..Case::new(sizes) }).flat_map(Case::transposed);
     check_both_passes(&eights.collect::<Vec<Case>>(), alone());
+}
+
+/// Devices that are not faster by it can do it all the same, and are told to here.
+#[test]
+fn factors_by_address() {
+    let lower: fn(&mut DeviceInfo) = |info| info.addresses = true;
+    let device = common::open_simulated(Simulation { lower: Some(lower), ..Simulation::default() }).unwrap();
+    let traits = device.traits();
+    let lanes = traits.lanes;
+    let sizes = [[64, 4, 32], [32, 256, 64], [32, 260, 32], [192, 512, 96], [96, 772, 160]];
+    let gaps = sizes.into_iter().map(|sizes| Case { gap: 4, use_bias: true, ..Case::new(sizes) });
+    let mut cases: Vec<Case> = gaps.flat_map(Case::transposed).collect();
+    cases.extend(triangles(&[(128, 32, 0), (96, 64, 4), (320, 32, 0)]));
+    cases.extend([whole_tiles(), shapes_and_layouts()].concat());
+    let mut tried = 0;
+    for rows in [64, 32] {
+        let tiling = Tiling::Addressed { lanes, rows };
+        let fits = |case: &Case| Tiling::addressed(&case.problem(), lanes) == Some(tiling);
+        let fit: Vec<Case> = cases.iter().copied().filter(fits).collect();
+        tried += fit.len();
+        check_on(&device, &fit, tiling);
+    }
+    assert_eq!(tried, 40);
 }
 
 fn alone() -> Tiling {

@@ -28,6 +28,9 @@ layout(push_constant) uniform Push {
 #ifdef FREE_BLOCKS
     uint block_terms; // terms of a block, where it is not the contract's
 #endif
+#ifdef ADDRESSES
+    ADDRESSES
+#endif
 #ifdef SCALED_FACTORS
     float a_scale; // powers of two: what A and B are multiplied by before they are rounded,
     float b_scale;

@@ -267,6 +267,7 @@ impl Cases {
     fn products(&mut self) {
         const WIDE: [usize; 3] = [68, 260, 72];
         const NARROW: [usize; 3] = [13, 31, 67];
+        const WHOLE: [usize; 3] = [64, 260, 64];
         let alone = Tiling::alone(&self.recorder.traits);
         let fast = alone.is_none();
         let small = alone.unwrap_or(Tiling::Shared(FastTile::small(32, 32)));
@@ -281,6 +282,13 @@ impl Cases {
             self.product(Pass::Backward, WIDE, [true, false], large);
         }
         self.product_in_blocks(WIDE, small);
+        let Traits { addresses, lanes, .. } = self.recorder.traits;
+        if addresses {
+            let [large, small] = [64, 32].map(|rows| Tiling::Addressed { lanes, rows });
+            self.product(Pass::Forward, WHOLE, [false, false], large);
+            self.product(Pass::Backward, WHOLE, [true, false], large);
+            self.product(Pass::Backward, [32, 64, 64], [false, true], small);
+        }
     }
 
     fn product_in_blocks(&mut self, [m, k, n]: [usize; 3], tiling: Tiling) {
@@ -327,7 +335,7 @@ mod tests {
     #[test]
     fn every_exact_kernel_of_either_kind_of_device_is_probed() {
         let probed = |fast_shared_memory| {
-            let cases = Cases::all(Traits { fast_shared_memory, ..Traits::PLAIN });
+            let cases = Cases::all(Traits { fast_shared_memory, addresses: true, ..Traits::PLAIN });
             cases.recorder.dispatches.iter().map(|dispatch| dispatch.kernel).collect::<Vec<Kernel>>()
         };
         let both = [probed(false), probed(true)].concat();

@@ -48,7 +48,9 @@ pub mod twin {
     pub use super::embedding::{embedding_backward, embedding_forward, position_backward};
     pub use super::exact_probe::exact_probe;
     pub use super::gelu::{gelu_backward, gelu_forward};
-    pub use super::gemm::{gemm, gemm_backward, gemm_backward_tiled, gemm_finish, gemm_tiled};
+    pub use super::gemm::{
+        gemm, gemm_addressed, gemm_backward, gemm_backward_tiled, gemm_finish, gemm_tiled,
+    };
     pub use super::layernorm::{layernorm_backward, layernorm_backward_params, layernorm_forward};
     pub use super::reduce::reduce_sum;
     pub use super::residual::residual_add;

@@ -3,7 +3,7 @@
 use super::info::{DeviceInfo, Kind};
 use crate::error::{Error, Result};
 use crate::format;
-use crate::kernels::{Kernel, gemm, gemm_backward};
+use crate::kernels::{Kernel, gemm, gemm_addressed, gemm_backward};
 use crate::recording::{Dispatch, Program, Recording, Residence, VIEW_ALIGNMENT_WORDS, View, align_words};
 
 /// The constants that are a workgroup's size, as kernels name them.
@@ -137,8 +137,13 @@ impl Place<'_> {
                 return needs(&format!("{count} workgroups in {axis}"), limit.into());
             }
         }
-        if kernel.push_bytes() as u64 > device.max_push_bytes {
-            return needs(&format!("{} bytes of push constants", kernel.push_bytes()), device.max_push_bytes);
+        let push_bytes = kernel.all_push_bytes();
+        if push_bytes as u64 > device.max_push_bytes {
+            return needs(&format!("{push_bytes} bytes of push constants"), device.max_push_bytes);
+        }
+        if !kernel.addresses().is_empty() && !device.addresses {
+            let name = &device.name;
+            return Some(format!("{} needs buffers' addresses, and {name} does not give them", self.name()));
         }
         if views.len() as u64 > device.max_bindings.into() {
             return needs(&format!("{} bindings", views.len()), device.max_bindings.into());
@@ -176,6 +181,7 @@ impl Place<'_> {
     fn terms_of_an_invocation(&self) -> u32 {
         match self.dispatch.kernel {
             Kernel::Gemm => gemm::Push::from_bytes(&self.dispatch.push).k,
+            Kernel::GemmAddressed => gemm_addressed::Push::from_bytes(&self.dispatch.push).k,
             Kernel::GemmBackward => gemm_backward::Push::from_bytes(&self.dispatch.push).k,
             _ => 0,
         }

@@ -10,7 +10,7 @@ use super::failure::failed;
 use super::memory::Buffer;
 use crate::error::Result;
 use crate::kernels::Kernel;
-use crate::recording::{BufferId, Dispatch, Program, RING_SLOTS, Residence, align_words};
+use crate::recording::{BufferId, Dispatch, Program, RING_SLOTS, Residence, View, align_words};
 
 /// A range of a Vulkan buffer, in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,13 +29,14 @@ pub(super) fn copy_offset(program: &Program, buffer: BufferId, slot: usize) -> u
     if spec.residence == Residence::Device { 0 } else { slot * align_words(spec.words) }
 }
 
+/// What a view names in a ring slot.
+fn range(program: &Program, view: &View, slot: usize) -> Range {
+    let offset = copy_offset(program, view.buffer, slot) + view.offset;
+    Range { buffer: view.buffer, offset, words: view.words }
+}
+
 fn key(program: &Program, dispatch: &Dispatch, slot: usize) -> Key {
-    let range = |view: &crate::recording::View| Range {
-        buffer: view.buffer,
-        offset: copy_offset(program, view.buffer, slot) + view.offset,
-        words: view.words,
-    };
-    (dispatch.kernel, dispatch.views.iter().map(range).collect())
+    (dispatch.kernel, dispatch.views.iter().map(|view| range(program, view, slot)).collect())
 }
 
 /// The descriptor sets of a program. Dispatches that bind the same ranges to the same kernel share one,
@@ -43,6 +44,8 @@ fn key(program: &Program, dispatch: &Dispatch, slot: usize) -> Key {
 pub(super) struct DescriptorSets {
     pool: vk::DescriptorPool,
     sets: HashMap<Key, vk::DescriptorSet>,
+    /// Where each buffer begins, on a device that tells kernels.
+    addresses: Vec<Option<vk::DeviceAddress>>,
     device: Arc<Device>,
 }
 
@@ -58,6 +61,7 @@ impl DescriptorSets {
         let mut sets = DescriptorSets {
             pool: vk::DescriptorPool::null(),
             sets: HashMap::new(),
+            addresses: buffers.iter().map(Buffer::address).collect(),
             device: Arc::clone(device),
         };
         if !keys.is_empty() {
@@ -70,6 +74,20 @@ impl DescriptorSets {
     /// The set of a dispatch in a ring slot.
     pub fn get(&self, program: &Program, dispatch: &Dispatch, slot: usize) -> vk::DescriptorSet {
         self.sets[&key(program, dispatch, slot)]
+    }
+
+    /// What a dispatch's kernel is told of addresses in a ring slot, with the offset of each push constant.
+    pub fn addresses<'a>(
+        &'a self,
+        program: &'a Program,
+        dispatch: &'a Dispatch,
+        slot: usize,
+    ) -> impl Iterator<Item = (u32, vk::DeviceAddress)> + 'a {
+        dispatch.kernel.addresses().iter().map(move |address| {
+            let range = range(program, &dispatch.views[address.binding], slot);
+            let start = self.addresses[range.buffer.0 as usize].expect("`check` has seen that there are any");
+            (address.offset, start + range.offset as u64 * 4)
+        })
     }
 
     fn allocate(&mut self, keys: Vec<Key>) -> Result<()> {

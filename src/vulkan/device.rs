@@ -108,7 +108,7 @@ impl Device {
             device: device.raw.clone(),
             physical_device: device.physical,
             debug_settings: AllocatorDebugSettings::default(),
-            buffer_device_address: false,
+            buffer_device_address: device.info.addresses,
             allocation_sizes: memory::block_sizes(),
         });
         let allocator =
@@ -131,6 +131,7 @@ impl Device {
             fast_shared_memory: self.info.kind != Kind::Cpu,
             lanes: if self.info.subgroup_shuffles { self.info.subgroup_size } else { 0 },
             moves_pairs: self.info.int64,
+            addresses: self.info.addresses,
             max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
             shared_memory_bytes: self.info.shared_memory_bytes as usize,
             matrix_units: self.info.matrix_units,
@@ -256,7 +257,9 @@ fn create_logical(instance: &Instance, physical: &Physical, family: u32) -> Resu
         extensions.push(khr::portability_subset::NAME.as_ptr());
     }
     let mut vk11 = vk::PhysicalDeviceVulkan11Features::default();
-    let mut vk12 = vk::PhysicalDeviceVulkan12Features::default().timeline_semaphore(true);
+    let mut vk12 = vk::PhysicalDeviceVulkan12Features::default()
+        .timeline_semaphore(true)
+        .buffer_device_address(physical.info.addresses);
     let units = physical.info.matrix_units.map(Features::of);
     if let Some((_, names)) = &units {
         extensions.extend(names.iter().map(|name| name.as_ptr()));

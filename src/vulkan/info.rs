@@ -54,6 +54,8 @@ pub struct DeviceInfo {
     pub subgroup_shuffles: bool,
     /// Its kernels may use 64-bit integers.
     pub int64: bool,
+    /// Its kernels may be told the addresses of buffers, and load by them faster than through bindings.
+    pub addresses: bool,
     /// Shared memory of one workgroup.
     pub shared_memory_bytes: u64,
     /// The device's own memory: its largest heap.
@@ -184,6 +186,7 @@ fn base_info(
         subgroup_size: 0,
         subgroup_shuffles: false,
         int64: false,
+        addresses: false,
         shared_memory_bytes: limits.max_compute_shared_memory_size.into(),
         heap_bytes: device_heap(memory).map_or(0, |heap| memory.memory_heaps[heap].size),
         max_storage_range_bytes: limits.max_storage_buffer_range.into(),
@@ -209,10 +212,16 @@ fn ask_vulkan_1_2(instance: &Instance, raw: vk::PhysicalDevice, info: &mut Devic
     let mut vk12 = vk::PhysicalDeviceVulkan12Properties::default();
     let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut vk11).push_next(&mut vk12);
     unsafe { instance.raw.get_physical_device_properties2(raw, &mut properties) };
+    let version = properties.properties.api_version;
     let mut features12 = vk::PhysicalDeviceVulkan12Features::default();
     let mut features = vk::PhysicalDeviceFeatures2::default().push_next(&mut features12);
     unsafe { instance.raw.get_physical_device_features2(raw, &mut features) };
     info.int64 = features.features.shader_int64 == vk::TRUE;
+    // Software Vulkan has loaded once for all lanes since about the time that it has had Vulkan 1.4.
+    info.addresses = info.kind == Kind::Cpu
+        && info.int64
+        && features12.buffer_device_address == vk::TRUE
+        && version >= vk::make_api_version(0, 1, 4, 0);
 
     let name = vk12.driver_name_as_c_str().map_or_else(|_| String::new(), text);
     let version = vk12.driver_info_as_c_str().map_or_else(|_| String::new(), text);
@@ -244,7 +253,7 @@ impl DeviceInfo {
         let shared_bytes = if self.kind == Kind::Cpu { 0 } else { SHARED_BYTES };
         let needs = [
             ("storage buffers of one kernel", self.max_bindings, largest(|k| k.bindings().len() as u32)),
-            ("bytes of push constants", clamp(self.max_push_bytes), largest(|k| k.push_bytes() as u32)),
+            ("bytes of push constants", clamp(self.max_push_bytes), largest(|k| k.all_push_bytes() as u32)),
             (
                 "invocations in a workgroup",
                 self.max_group_invocations,

@@ -54,9 +54,13 @@ impl Buffer {
     /// Allocates a buffer of `words` 32-bit words, for kernels and for copies.
     pub fn new(device: &Arc<Device>, name: &str, words: usize, place: Place) -> Result<Self> {
         use vk::BufferUsageFlags as Usage;
+        let mut usage = Usage::STORAGE_BUFFER | Usage::TRANSFER_SRC | Usage::TRANSFER_DST;
+        if device.info().addresses {
+            usage |= Usage::SHADER_DEVICE_ADDRESS;
+        }
         let info = vk::BufferCreateInfo::default()
             .size(words as u64 * 4)
-            .usage(Usage::STORAGE_BUFFER | Usage::TRANSFER_SRC | Usage::TRANSFER_DST)
+            .usage(usage)
             .sharing_mode(vk::SharingMode::EXCLUSIVE);
         let raw = unsafe { device.raw.create_buffer(&info, None) }
             .map_err(failed(&format!("create buffer {name} of {}", format::bytes(words as u64 * 4))))?;
@@ -90,6 +94,14 @@ impl Buffer {
             unsafe { self.device.raw.bind_buffer_memory(self.raw, allocation.memory(), allocation.offset()) };
         self.allocation = Some(allocation);
         bound.map_err(failed(&format!("bind memory to buffer {name}")))
+    }
+
+    /// Where kernels find its first word, on a device that tells them.
+    pub fn address(&self) -> Option<vk::DeviceAddress> {
+        let info = vk::BufferDeviceAddressInfo::default().buffer(self.raw);
+        // SAFETY: the device was opened, and the buffer made, for the question.
+        let ask = || unsafe { self.device.raw.get_buffer_device_address(&info) };
+        self.device.info().addresses.then(ask)
     }
 
     /// True if the host can write into it at once.

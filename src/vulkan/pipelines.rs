@@ -137,9 +137,9 @@ fn create_layout(device: &ash::Device, kernel: Kernel) -> Result<Layout> {
     let sets = [set];
     let push = [vk::PushConstantRange::default()
         .stage_flags(vk::ShaderStageFlags::COMPUTE)
-        .size(kernel.push_bytes() as u32)];
+        .size(kernel.all_push_bytes() as u32)];
     let mut info = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
-    if kernel.push_bytes() > 0 {
+    if kernel.all_push_bytes() > 0 {
         info = info.push_constant_ranges(&push);
     }
     match unsafe { device.create_pipeline_layout(&info, None) } {

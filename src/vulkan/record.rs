@@ -204,6 +204,10 @@ impl Recorder<'_> {
             if !dispatch.push.is_empty() {
                 raw.cmd_push_constants(commands, layout, vk::ShaderStageFlags::COMPUTE, 0, &dispatch.push);
             }
+            for (offset, address) in self.sets.addresses(self.program, dispatch, slot) {
+                let bytes = address.to_ne_bytes();
+                raw.cmd_push_constants(commands, layout, vk::ShaderStageFlags::COMPUTE, offset, &bytes);
+            }
             let (mut first, mut count) = ([0; 3], dispatch.groups);
             if piece.len() < layers(count) as usize {
                 let axis = axis(count);

@@ -123,6 +123,7 @@ mod tests {
             subgroup_size: 32,
             subgroup_shuffles: true,
             int64: true,
+            addresses: false,
             shared_memory_bytes: 32768,
             heap_bytes: 1 << 30,
             max_storage_range_bytes: 1 << 27,

@@ -175,15 +175,20 @@ pub fn shapes_and_layouts() -> Vec<Case> {
 
 /// Batches and triangles as attention has them, and plain batches.
 pub fn batches_and_triangles() -> Vec<Case> {
+    triangles(&[(1, 4, 0), (33, 20, 0), (64, 16, 4), (100, 8, 1), (300, 4, 0)])
+}
+
+/// The same of given contexts, elements of a head, and gaps.
+pub fn triangles(sizes: &[(usize, usize, usize)]) -> Vec<Case> {
     let mut cases = Vec::new();
-    for (t, d, gap) in [(1, 4, 0), (33, 20, 0), (64, 16, 4), (100, 8, 1), (300, 4, 0)] {
+    for &(t, d, gap) in sizes {
         for (causal, sizes) in [
             (Causal::None, [t, d, t]),
             (Causal::LowerOutput, [t, d, t]),
             (Causal::LowerA, [t, t, d]),
             (Causal::UpperA, [t, t, d]),
         ] {
-            let batches = if t == 300 { [1, 2] } else { [2, 3] };
+            let batches = if t >= 300 { [1, 2] } else { [2, 3] };
             let side_by_side = sizes[2] == d;
             let trans_b = causal == Causal::LowerOutput;
             let trans_a = causal == Causal::UpperA;

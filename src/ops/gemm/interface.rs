@@ -1,7 +1,7 @@
 //! Between a product's numbers and the kernels' interface: push constants, specialization, workgroups, twins.
 //!
-//! The four kernels share their push constants and, but for the tile's size, their specialization constants
-//! (a test holds this), so one conversion through the plain words serves all.
+//! The kernels share their push constants, and what a product is of their specialization constants (a test
+//! holds this), so one conversion through the plain words serves all.
 
 use super::fast::FastTile;
 use super::problem::{Causal, Layout, Problem};
@@ -17,6 +17,13 @@ pub enum Tiling {
     Alone {
         /// Invocations of a subgroup.
         lanes: u32,
+    },
+    /// `gemm_addressed`: the same, and it loads by address. Tiles must be whole ([`Tiling::addressed`]).
+    Addressed {
+        /// Invocations of a subgroup.
+        lanes: u32,
+        /// Rows of a tile.
+        rows: usize,
     },
     /// `gemm_tiled`, `gemm_backward_tiled`: a workgroup computes a tile through shared memory.
     Shared(FastTile),
@@ -41,6 +48,22 @@ impl Tiling {
         (traits.wants_eights() && lanes > 0).then_some(Tiling::Alone { lanes })
     }
 
+    /// The tiling by addresses, if a product's tiles for subgroups of `lanes` come out whole.
+    pub fn addressed(problem: &Problem, lanes: u32) -> Option<Tiling> {
+        const STEP: usize = 4;
+        let Problem { m, k, n, b, c, causal, .. } = *problem;
+        let rows = [64, 32].into_iter().find(|&rows| m.is_multiple_of(rows))?;
+        let quads = n.is_multiple_of(4 * lanes as usize) && b.rows_start_at(4) && c.rows_start_at(4);
+        let whole = quads && k.is_multiple_of(STEP) && causal != Causal::Blocks;
+        whole.then_some(Tiling::Addressed { lanes, rows })
+    }
+
+    /// The tiling without shared memory that is the fastest for a product, where there is one.
+    pub fn best_alone(problem: &Problem, traits: &Traits) -> Option<Tiling> {
+        let alone = Tiling::alone(traits)?;
+        Tiling::addressed(problem, traits.lanes).filter(|_| traits.addresses).or(Some(alone))
+    }
+
     /// Rows and columns of a workgroup's tile.
     fn tile(self, problem: &Problem) -> (usize, usize) {
         match self {
@@ -48,6 +71,7 @@ impl Tiling {
                 let (rows, quads) = lone_tile(problem, lanes);
                 (rows, 4 * quads * lanes as usize)
             }
+            Tiling::Addressed { lanes, rows } => (rows, 4 * lanes as usize),
             Tiling::Shared(tile) => (tile.rows, tile.columns),
         }
     }
@@ -56,7 +80,7 @@ impl Tiling {
         let (rows, columns) = self.tile(problem);
         let (down, across) = (problem.m.div_ceil(rows), problem.n.div_ceil(columns));
         match self {
-            Tiling::Alone { .. } => [down, across, problem.batches],
+            Tiling::Alone { .. } | Tiling::Addressed { .. } => [down, across, problem.batches],
             Tiling::Shared(_) => [across, down, problem.batches],
         }
     }
@@ -70,7 +94,7 @@ impl Tiling {
     }
 }
 
-/// The push constants of all four kernels.
+/// The push constants of all the kernels.
 pub fn push(problem: &Problem) -> kernels::gemm::Push {
     let word = |number: usize| u32::try_from(number).expect("a product's numbers fit 32 bits");
     kernels::gemm::Push {
@@ -95,10 +119,11 @@ pub fn push(problem: &Problem) -> kernels::gemm::Push {
     }
 }
 
-/// The specialization constants' values: those of all four kernels, then the tile's.
+/// The specialization constants' values: what the product is, then the tile's.
 pub fn specialization(problem: &Problem, tiling: Tiling) -> Vec<u32> {
     let Problem { a, b, c, n, .. } = problem;
     let trans = [a.trans, b.trans].map(u32::from);
+    let one_block = problem.k <= K_BLOCK || problem.causal == Causal::Blocks;
     match tiling {
         Tiling::Alone { lanes } => {
             let (rows, quads) = lone_tile(problem, lanes);
@@ -109,8 +134,11 @@ pub fn specialization(problem: &Problem, tiling: Tiling) -> Vec<u32> {
                 _ => 0,
             });
             let tail = !problem.k.is_multiple_of(4);
-            let one_block = problem.k <= K_BLOCK || problem.causal == Causal::Blocks;
             [&trans[..], &wide, &[rows as u32, quads as u32, tail.into(), lanes, one_block.into()]].concat()
+        }
+        // It asks for rows that start at multiples of four, and for no more.
+        Tiling::Addressed { lanes, rows } => {
+            [&trans[..], &[1, 1, 1, rows as u32, lanes, one_block.into()]].concat()
         }
         Tiling::Shared(tile) => {
             let wide = [a, b, c].map(|rows| u32::from(rows.rows_start_at_quads()));
@@ -122,7 +150,7 @@ pub fn specialization(problem: &Problem, tiling: Tiling) -> Vec<u32> {
 /// The inverse of [`push`] and [`specialization`], with the batches from the workgroups.
 fn problem(push: &[u8], specialization: &[u32], groups: [u32; 3]) -> Problem {
     let push = kernels::gemm::Push::from_bytes(push);
-    let specialization = kernels::gemm::Specialization::from_words(specialization);
+    let [trans_a, trans_b, ..] = *specialization else { panic!("a product has two layouts") };
     let size = |word: u32| word as usize;
     let layout = |first, ld, outer, inner, trans: u32| Layout {
         first: size(first),
@@ -136,8 +164,8 @@ fn problem(push: &[u8], specialization: &[u32], groups: [u32; 3]) -> Problem {
         k: size(push.k),
         n: size(push.n),
         use_bias: push.use_bias != 0,
-        a: layout(push.a_first, push.lda, push.a_outer, push.a_inner, specialization.trans_a),
-        b: layout(push.b_first, push.ldb, push.b_outer, push.b_inner, specialization.trans_b),
+        a: layout(push.a_first, push.lda, push.a_outer, push.a_inner, trans_a),
+        b: layout(push.b_first, push.ldb, push.b_outer, push.b_inner, trans_b),
         c: layout(push.c_first, push.ldc, push.c_outer, push.c_inner, 0),
         batch_inner: size(push.batch_inner),
         batches: size(groups[2]),
@@ -148,8 +176,8 @@ fn problem(push: &[u8], specialization: &[u32], groups: [u32; 3]) -> Problem {
 /// The words of a product's result that its kernel may leave as it likes: what stands above the diagonal of
 /// a causal result. Empty for every other dispatch.
 pub fn unspecified_words(dispatch: &Dispatch) -> Vec<usize> {
-    use kernels::Kernel::{Gemm, GemmBackward, GemmBackwardTiled, GemmTiled};
-    if ![Gemm, GemmTiled, GemmBackward, GemmBackwardTiled].contains(&dispatch.kernel) {
+    use kernels::Kernel::{Gemm, GemmAddressed, GemmBackward, GemmBackwardTiled, GemmTiled};
+    if ![Gemm, GemmAddressed, GemmTiled, GemmBackward, GemmBackwardTiled].contains(&dispatch.kernel) {
         return Vec::new();
     }
     let problem = problem(&dispatch.push, &dispatch.specialization, dispatch.groups);
@@ -165,6 +193,12 @@ pub fn unspecified_words(dispatch: &Dispatch) -> Vec<usize> {
 
 /// Twin of `shaders/gemm.comp`.
 pub fn gemm(args: kernels::gemm::Args<'_>) {
+    let problem = problem(&args.push.to_bytes(), &args.specialization.to_words(), args.groups);
+    multiply(&problem, Operands { a: args.a, b: args.b, c: args.c, bias: args.bias });
+}
+
+/// Twin of `shaders/gemm_addressed.comp`.
+pub fn gemm_addressed(args: kernels::gemm_addressed::Args<'_>) {
     let problem = problem(&args.push.to_bytes(), &args.specialization.to_words(), args.groups);
     multiply(&problem, Operands { a: args.a, b: args.b, c: args.c, bias: args.bias });
 }
@@ -195,7 +229,9 @@ mod tests {
     #[test]
     fn the_kernels_share_their_numbers() {
         let gemm = Kernel::Gemm;
-        for other in [Kernel::GemmTiled, Kernel::GemmBackward, Kernel::GemmBackwardTiled] {
+        let others =
+            [Kernel::GemmTiled, Kernel::GemmBackward, Kernel::GemmBackwardTiled, Kernel::GemmAddressed];
+        for other in others {
             assert_eq!(other.push_members(), gemm.push_members(), "{}", other.name());
             const SHARED: usize = 5;
             let [its, gemms] = [other, gemm].map(|kernel| &kernel.specialization()[..SHARED]);

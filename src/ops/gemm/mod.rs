@@ -16,7 +16,9 @@ pub mod units;
 mod way;
 
 pub use blocks::{Split, gemm_finish};
-pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words};
+pub use interface::{
+    Tiling, gemm, gemm_addressed, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words,
+};
 pub use problem::{Causal, Layout, Problem};
 pub use tuning::Tuning;
 pub use twin::{Operands, multiply};
@@ -214,6 +216,11 @@ impl Gemm {
         match (self.pass, tiling) {
             (Pass::Forward, Tiling::Alone { .. }) => {
                 use kernels::gemm::{Bindings, Push, Specialization, dispatch};
+                let bindings = Bindings { a, b, c, bias };
+                dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
+            }
+            (_, Tiling::Addressed { .. }) => {
+                use kernels::gemm_addressed::{Bindings, Push, Specialization, dispatch};
                 let bindings = Bindings { a, b, c, bias };
                 dispatch(Push::from_bytes(&push), Specialization::from_words(&words), bindings, groups)
             }

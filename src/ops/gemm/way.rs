@@ -114,8 +114,8 @@ impl Way {
     ) -> Vec<Dispatch> {
         match (self, partials) {
             (Way::Alone, _) => {
-                let tiling = Tiling::alone(traits).expect("subgroups work alone");
-                vec![gemm.record_tiled(tiling)]
+                let tiling = Tiling::best_alone(&gemm.problem(), traits);
+                vec![gemm.record_tiled(tiling.expect("subgroups work alone"))]
             }
             (Way::Exact { tile, split: true }, Some(partials)) => {
                 let split = Split::any(gemm).expect("a product that is split has several blocks");
