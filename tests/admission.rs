@@ -11,7 +11,7 @@ use hlx::ops::admission::{Difference, first_difference};
 use hlx::ops::trial::first_departure;
 use hlx::precision::Precision;
 use hlx::recording::{BufferId, Executor, Program, RecordingId, Ticket, Traits, View};
-use hlx::vulkan::{Device, VulkanExecutor};
+use hlx::vulkan::{Device, DeviceInfo, Simulation, VulkanExecutor};
 
 fn probe(device: &Arc<Device>, traits: Traits) -> Option<Difference> {
     first_difference(traits, CpuExecutor::load, |program| VulkanExecutor::load(device, program)).unwrap()
@@ -23,6 +23,15 @@ fn the_device_under_test_is_admitted_with_either_kind_of_kernels() {
     for fast_shared_memory in [false, true] {
         assert_eq!(probe(&device, Traits { fast_shared_memory, ..device.traits() }), None);
     }
+    common::assert_silent(&device);
+}
+
+/// Whether or not the device is faster by them, it can be told addresses.
+#[test]
+fn the_device_under_test_is_admitted_with_kernels_that_load_by_address() {
+    let lower: fn(&mut DeviceInfo) = |info| info.addresses = true;
+    let device = common::open_simulated(Simulation { lower: Some(lower), ..Simulation::default() }).unwrap();
+    assert_eq!(probe(&device, device.traits()), None);
     common::assert_silent(&device);
 }
 

@@ -193,7 +193,8 @@ fn decorated(module: &Module, decoration: Decoration) -> usize {
 
 #[test]
 fn the_whole_interface_is_reflected() {
-    let Interface { bindings, push, specialization, local_size } = everything().interface;
+    let Interface { bindings, push, addresses, specialization, local_size } = everything().interface;
+    assert_eq!(addresses, []);
     let bindings: Vec<_> = bindings.iter().map(|b| (b.name.as_str(), b.access, b.element)).collect();
     assert_eq!(
         bindings,
@@ -210,6 +211,36 @@ fn the_whole_interface_is_reflected() {
     let constants: Vec<_> = specialization.iter().map(|c| (c.id, c.name.as_str(), c.default)).collect();
     assert_eq!(constants, [(2, "use_bias", 1), (7, "tile", 4), (9, "local_size_x", 32)]);
     assert_eq!(local_size, [32, 2, 1]);
+}
+
+/// A shader that loads float `i` by address, from what `address` names in the push constants `members`.
+fn by_address(members: &str, address: &str) -> (String, String) {
+    let extensions =
+        "#extension GL_EXT_buffer_reference : require\n#extension GL_ARB_gpu_shader_int64 : require";
+    let reference = "layout(buffer_reference, std430) readonly buffer F { float x; };";
+    let block = format!("layout(push_constant) uniform P {{ {members} }} push;");
+    (format!("{extensions}\n{reference}\n{block}"), format!("a[i] = F(push.{address} + 4 * i).x;"))
+}
+
+#[test]
+fn addresses_of_bindings_are_reflected() {
+    let (declarations, body) = by_address("uint n; uint64_t a_address;", "a_address");
+    let interface = build(&shader(&declarations, &body)).unwrap().interface;
+    assert_eq!(interface.push, [reflect::Member { name: "n".into(), offset: 0, element: Element::U32 }]);
+    assert_eq!(interface.addresses, [reflect::Address { binding: 0, offset: 8 }]);
+}
+
+#[test]
+fn addresses_that_nobody_fills_in_are_refused() {
+    for (members, address, expected) in [
+        ("uint64_t b_address;", "b_address", "push constant `b_address`: only float and uint"),
+        ("uint64_t a;", "a", "push constant `a`: only float and uint"),
+        ("uint64_t a_address; uint n;", "a_address", "push constant `n`: addresses come last"),
+    ] {
+        let (declarations, body) = by_address(members, address);
+        let message = refusal(&declarations, &body);
+        assert!(message.contains(expected), "expected `{expected}`, got: {message}");
+    }
 }
 
 #[test]

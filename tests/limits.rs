@@ -128,14 +128,22 @@ fn the_least_limits_suffice() {
 
 /// What CPU-type devices take kernels of their own by.
 #[test]
-fn software_without_shuffles_or_64_bit_integers_comes_to_the_same_digest() {
-    let lower: [Lower; 2] = [|info| info.subgroup_shuffles = false, |info| info.int64 = false];
+fn software_with_fewer_means_comes_to_the_same_digest() {
+    let lower: [Lower; 4] = [
+        |info| info.subgroup_shuffles = false,
+        |info| info.int64 = false,
+        |info| info.addresses = false,
+        |info| info.addresses = true,
+    ];
     let recipe = nano();
     let wanted = on_cpu(&recipe);
     for lower in lower {
         assert_eq!(on_device(&recipe, lowered(lower)).unwrap().0, wanted);
     }
-    report("software without shuffles, or without 64-bit integers, the digest of the CPU", lower.len());
+    report(
+        "software with fewer means (shuffles, 64-bit integers, addresses), the digest of the CPU",
+        lower.len(),
+    );
 }
 
 /// Whatever the size of a subgroup, then, an exact kernel gives the same; products, as a test below shows.

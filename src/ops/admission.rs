@@ -282,8 +282,9 @@ impl Cases {
             self.product(Pass::Backward, WIDE, [true, false], large);
         }
         self.product_in_blocks(WIDE, small);
-        let Traits { addresses, lanes, .. } = self.recorder.traits;
-        if addresses {
+        if self.recorder.traits.addresses
+            && let Some(Tiling::Alone { lanes }) = alone
+        {
             let [large, small] = [64, 32].map(|rows| Tiling::Addressed { lanes, rows });
             self.product(Pass::Forward, WHOLE, [false, false], large);
             self.product(Pass::Backward, WHOLE, [true, false], large);

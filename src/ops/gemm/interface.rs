@@ -52,7 +52,9 @@ impl Tiling {
     pub fn addressed(problem: &Problem, lanes: u32) -> Option<Tiling> {
         const STEP: usize = 4;
         let Problem { m, k, n, b, c, causal, .. } = *problem;
-        let rows = [64, 32].into_iter().find(|&rows| m.is_multiple_of(rows))?;
+        // Less of a triangle's other half is calculated by smaller tiles.
+        let sizes: &[usize] = if causal == Causal::None { &[64, 32] } else { &[32] };
+        let rows = sizes.iter().copied().find(|&rows| m.is_multiple_of(rows))?;
         let quads = n.is_multiple_of(4 * lanes as usize) && b.rows_start_at(4) && c.rows_start_at(4);
         let whole = quads && k.is_multiple_of(STEP) && causal != Causal::Blocks;
         whole.then_some(Tiling::Addressed { lanes, rows })
