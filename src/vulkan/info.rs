@@ -253,7 +253,7 @@ impl DeviceInfo {
         let shared_bytes = if self.kind == Kind::Cpu { 0 } else { SHARED_BYTES };
         let needs = [
             ("storage buffers of one kernel", self.max_bindings, largest(|k| k.bindings().len() as u32)),
-            ("bytes of push constants", clamp(self.max_push_bytes), largest(|k| k.all_push_bytes() as u32)),
+            ("bytes of push constants", clamp(self.max_push_bytes), largest(|k| k.push_bytes() as u32)),
             (
                 "invocations in a workgroup",
                 self.max_group_invocations,
