@@ -347,6 +347,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn recordings_run_where_there_is_what_they_take() {
+        let told = Traits { addresses: true, ..Traits::PLAIN };
+        assert!(told.run_on(&told) && Traits::PLAIN.run_on(&told));
+        assert!(!told.run_on(&Traits::PLAIN));
+        assert!(told.for_any_device().run_on(&Traits::PLAIN));
+    }
+
+    #[test]
     fn pieces_follow_each_other_and_keep_units_whole() {
         let view = View { buffer: BufferId(3), offset: 128, words: 1000 };
         for (max_words, unit, lengths) in [

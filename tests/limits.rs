@@ -15,8 +15,9 @@ use hlx::config::{Preset, TrainOptions};
 use hlx::cpu::CpuExecutor;
 use hlx::error::{Error, Result};
 use hlx::kernels::Kernel;
+use hlx::ops::gemm::{Gemm, Matrix, Pass, Tiling};
 use hlx::precision::Precision;
-use hlx::recording::{Executor, Program, Traits};
+use hlx::recording::{Executor, Group, Program, Residence, Traits};
 use hlx::train::digest::digest;
 use hlx::train::run::{feed, schedule, step_shape};
 use hlx::train::session::{Session, StepRates};
@@ -249,6 +250,21 @@ fn a_device_on_which_no_step_can_run_is_refused_by_name() {
             other => panic!("not refused as it should be: {:?}", other.map(|_| ())),
         }
     }
+}
+
+#[test]
+fn what_needs_addresses_is_refused_where_there_are_none() {
+    let mut program = Program::default();
+    let mut matrix = |name: &str| {
+        let view = program.add_buffer(name, 32 * 32, Group::Scratch, Residence::Device);
+        Matrix::new(view, 32)
+    };
+    let gemm = Gemm::new(Pass::Forward, [32; 3], matrix("a"), matrix("b"), matrix("c"));
+    program.add_recording("product", vec![gemm.record_tiled(Tiling::Addressed { lanes: 8, rows: 32 })]);
+    let past = |lower: Lower| common::open_simulated(lowered(lower)).unwrap().past_limit(&program);
+    assert_eq!(past(|info| info.addresses = true), None);
+    let text = past(|info| info.addresses = false).unwrap();
+    assert!(text.contains("(gemm_addressed) of product needs buffers' addresses"), "{text}");
 }
 
 /// Software drivers end an invocation after 65,535 steps of its loops, and say nothing: what is longer is
