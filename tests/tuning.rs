@@ -18,7 +18,7 @@ use hlx::config::{Length, ModelConfig, Precision};
 use hlx::cpu::CpuExecutor;
 use hlx::exact::random_u32;
 use hlx::interrupt::Interrupt;
-use hlx::ops::gemm::{Tuning, Way, key};
+use hlx::ops::gemm::{Tuning, Way};
 use hlx::recording::{Executor, Program, Traits};
 use hlx::train::digest::StateDigest;
 use hlx::train::init::{initial_parameters, initial_state};
@@ -65,11 +65,7 @@ fn trained(
 /// The ways of each different product of a step, by its key.
 fn ways(traits: Traits) -> BTreeMap<String, Vec<Way>> {
     let products = TrainProgram::new(&shape(), traits).first.products;
-    let of = |gemm| {
-        let best = Way::best(gemm, &traits, true);
-        (key(gemm, &best), best.alternatives(gemm, &traits, true))
-    };
-    products.iter().map(of).collect()
+    products.iter().map(|product| (product.key(), product.ways(&traits))).collect()
 }
 
 /// Takes the way at this place of each product, or the last.

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::exact::fill_normal;
 use crate::kernels::Kernel;
 use crate::ops::Recorder;
-use crate::ops::gemm::{Gemm, Matrix, Pass, Tuning};
+use crate::ops::gemm::{Gemm, Matrix, Pass, Tunable, Tuning};
 use crate::recording::{
     Dispatch, Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
 };
@@ -72,7 +72,7 @@ struct ProductProgram {
     operands: Vec<[View; 2]>,
     c: View,
     /// The product, as a recorder was asked for it.
-    asked: Vec<Gemm>,
+    asked: Vec<Tunable>,
     /// What packs each pair of operands, where the precision asks for it: run once, before any product.
     packing: Vec<RecordingId>,
     recordings: Vec<(usize, RecordingId)>,

@@ -23,7 +23,7 @@ use crate::checkpoint::RunState;
 use crate::config::Precision;
 use crate::error::Result;
 use crate::kernels::kernels_hash;
-use crate::ops::gemm::{Causal, Gemm, Tuning, Way, key};
+use crate::ops::gemm::{Causal, Tunable, Tuning};
 use crate::recording::{Program, Traits};
 use crate::report::{MemoryPlan, say};
 use crate::train::program::{StepShape, TrainProgram};
@@ -122,13 +122,13 @@ impl Tuner {
 
     /// How some products are to be computed. If the device fails meanwhile they stay as they are, and no
     /// other is timed; what is loaded on a device that was lost fails then, as after any other loss.
-    pub fn of_products(&mut self, backend: &Backend, precision: Precision, products: &[Gemm]) -> Tuning {
+    pub fn of_products(&mut self, backend: &Backend, precision: Precision, products: &[Tunable]) -> Tuning {
         let (Some(device), Some(place)) = (self.device(backend), place(backend, precision)) else {
             return Tuning::default();
         };
         let traits = backend.traits(precision);
         let entries = worthwhile(products, &traits);
-        let mut names = self.recall(&place, &entries, &traits);
+        let mut names = self.recall(&place, &entries);
         let missing: Vec<&Entry> = entries.iter().filter(|entry| !names.contains_key(&entry.key)).collect();
         if missing.is_empty() {
             tracing::info!("the tiles of {} products are known", names.len());
@@ -165,16 +165,17 @@ impl Tuner {
     }
 
     /// The names that were found at this place before, of ways that there are.
-    fn recall(&self, place: &Place, entries: &[Entry], traits: &Traits) -> BTreeMap<String, String> {
+    fn recall(&self, place: &Place, entries: &[Entry]) -> BTreeMap<String, String> {
         let here = self.known.iter().rev().filter(|(known, _)| known == place);
-        let known = here.map(|(_, names)| names.clone()).chain([self.cache.read(place)]);
-        let tunings: Vec<Tuning> = known.map(|names| Tuning { names }).collect();
+        let known: Vec<_> =
+            here.map(|(_, names)| names.clone()).chain([self.cache.read(place)]).collect();
         let mut names = BTreeMap::new();
-        for Entry { contestant: Contestant { gemm, ways }, key } in entries {
-            let chosen = tunings.iter().find_map(|tuning| tuning.chosen(gemm, &ways[0], traits, true));
-            if let Some(way) = chosen {
-                names.insert(key.clone(), way.name());
-            } else if tunings.iter().any(|tuning| tuning.names.contains_key(key)) {
+        for Entry { contestant, key } in entries {
+            let said: Vec<&String> = known.iter().filter_map(|names| names.get(key)).collect();
+            let is_one = |name: &&&String| contestant.ways.iter().any(|way| way.name() == ***name);
+            if let Some(name) = said.iter().find(is_one) {
+                names.insert(key.clone(), (*name).clone());
+            } else if !said.is_empty() {
                 tracing::warn!("what is known of the product {key} names no tile of it: it is timed anew");
             }
         }
@@ -208,24 +209,21 @@ fn place(backend: &Backend, precision: Precision) -> Option<Place> {
 }
 
 /// The different products that matter, those with the most work first.
-fn worthwhile(products: &[Gemm], traits: &Traits) -> Vec<Entry> {
-    let flops = |gemm: &Gemm| {
-        let all = gemm.problem().flops() as f64;
-        if gemm.causal == Causal::None { all } else { all / 2.0 }
+fn worthwhile(products: &[Tunable], traits: &Traits) -> Vec<Entry> {
+    let flops = |product: &Tunable| {
+        let all = product.gemm().problem().flops() as f64;
+        if product.gemm().causal == Causal::None { all } else { all / 2.0 }
     };
     let total: f64 = products.iter().map(flops).sum();
-    let mut by_key: BTreeMap<String, (f64, &Gemm, Way)> = BTreeMap::new();
-    for gemm in products {
-        let best = Way::best(gemm, traits, true);
-        by_key.entry(key(gemm, &best)).or_insert((0.0, gemm, best)).0 += flops(gemm);
+    let mut by_key: BTreeMap<String, (f64, &Tunable)> = BTreeMap::new();
+    for product in products {
+        by_key.entry(product.key()).or_insert((0.0, product)).0 += flops(product);
     }
-    let mut found: Vec<_> =
-        by_key.into_iter().filter(|(_, (work, ..))| *work >= LEAST_SHARE * total).collect();
+    let mut found: Vec<_> = by_key.into_iter().filter(|(_, (work, _))| *work >= LEAST_SHARE * total).collect();
     found.sort_by(|(_, x), (_, y)| y.0.total_cmp(&x.0));
-    let entry = |(key, (_, gemm, best)): (String, (f64, &Gemm, Way))| {
-        let ways = best.alternatives(gemm, traits, true);
-        let entry = Entry { contestant: Contestant { gemm: *gemm, ways }, key };
-        (entry.contestant.ways.len() > 1 && is_possible(gemm)).then_some(entry)
+    let entry = |(key, (_, product)): (String, (f64, &Tunable))| {
+        let contestant = Contestant { gemm: *product.gemm(), ways: product.ways(traits) };
+        (contestant.ways.len() > 1 && is_possible(&contestant.gemm)).then_some(Entry { contestant, key })
     };
     found.into_iter().filter_map(entry).collect()
 }

@@ -6,7 +6,7 @@ use crate::config::{ModelConfig, Preset};
 use crate::ops::gemm::fast::Plan;
 use crate::ops::gemm::halves::{self, HalvesPlan, HalvesTile};
 use crate::ops::gemm::units::{UnitPlan, UnitTile};
-use crate::ops::gemm::{Matrix, Pass};
+use crate::ops::gemm::{Gemm, Matrix, Pass, Way};
 use crate::recording::{BufferId, View};
 use crate::vulkan::{Selection, devices};
 
@@ -40,8 +40,12 @@ fn gemm([m, k, n]: [usize; 3], causal: Causal, batches: usize) -> Gemm {
     Gemm { batch_inner: batches, causal, ..Gemm::new(Pass::Backward, [m, k, n], a, b, c) }
 }
 
-fn entry(gemm: Gemm, ways: Vec<Way>) -> Entry {
-    Entry { key: key(&gemm, &ways[0]), contestant: Contestant { gemm, ways } }
+fn tunable(gemm: &Gemm, traits: &Traits) -> Tunable {
+    Tunable::of(gemm, traits, true).expect("no columns are summed")
+}
+
+fn entry(gemm: Gemm, ways: Vec<Way>, traits: &Traits) -> Entry {
+    Entry { key: tunable(&gemm, traits).key(), contestant: Contestant { gemm, ways } }
 }
 
 /// Of each product's ways, those whose bits are those of its first.
@@ -64,7 +68,7 @@ fn ways(gemm: &Gemm, traits: &Traits) -> Vec<Way> {
         let possible = tiles.into_iter().filter(|tile| tile.is_even(trans, units));
         return possible.map(|tile| Way::Units(UnitPlan { tile, ..plan })).collect();
     }
-    let all = best.alternatives(gemm, traits, true);
+    let all = tunable(gemm, traits).ways(traits);
     all[all.len().saturating_sub(3)..].to_vec()
 }
 
@@ -177,7 +181,7 @@ fn time_that_has_run_out_leaves_products_as_they_are() {
     let device = open();
     let traits = traits(&device, Precision::Exact);
     let entries: Vec<Entry> =
-        products().into_iter().map(|gemm| entry(gemm, ways(&gemm, &traits))).take(2).collect();
+        products().into_iter().map(|gemm| entry(gemm, ways(&gemm, &traits), &traits)).take(2).collect();
     let all: Vec<&Entry> = entries.iter().collect();
     let found = time_on(&device, traits, |_| true, &all, Duration::ZERO).unwrap();
     assert_eq!((found.names.len(), found.left), (0, 2));
@@ -217,10 +221,8 @@ fn products_are_told_apart_and_the_largest_come_first() {
 fn what_is_known_is_taken_and_what_names_nothing_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let traits = Traits { fast_shared_memory: true, ..Traits::PLAIN };
-    let entries: Vec<Entry> = products()[..3].iter().map(|&gemm| entry(gemm, ways(&gemm, &traits))).collect();
-    let all = |gemm: &Gemm| Way::best(gemm, &traits, true).alternatives(gemm, &traits, true);
-    let entries: Vec<Entry> =
-        entries.iter().map(|e| entry(e.contestant.gemm, all(&e.contestant.gemm))).collect();
+    let all = |gemm: &Gemm| tunable(gemm, &traits).ways(&traits);
+    let entries: Vec<Entry> = products()[..3].iter().map(|&gemm| entry(gemm, all(&gemm), &traits)).collect();
     let place = Place {
         device: "a card".into(),
         vendor_id: 1,
@@ -236,10 +238,10 @@ fn what_is_known_is_taken_and_what_names_nothing_is_not() {
     let cache = Cache::in_folder(folder.path());
     cache.add(&place, &found(&[(0, name(0, 1)), (1, "a tile of another world".into())])).unwrap();
     let mut tuner = Tuner { wanted: true, cache, known: vec![], warned: false };
-    assert_eq!(tuner.recall(&place, &entries, &traits), found(&[(0, name(0, 1))]));
+    assert_eq!(tuner.recall(&place, &entries), found(&[(0, name(0, 1))]));
     // What a checkpoint says comes before the file.
     tuner.known.push((place.clone(), found(&[(0, name(0, 2)), (2, name(2, 1))])));
-    assert_eq!(tuner.recall(&place, &entries, &traits), found(&[(0, name(0, 2)), (2, name(2, 1))]));
+    assert_eq!(tuner.recall(&place, &entries), found(&[(0, name(0, 2)), (2, name(2, 1))]));
     let elsewhere = Place { driver: "2".into(), ..place };
-    assert_eq!(tuner.recall(&elsewhere, &entries, &traits), found(&[]));
+    assert_eq!(tuner.recall(&elsewhere, &entries), found(&[]));
 }

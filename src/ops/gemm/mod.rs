@@ -18,9 +18,9 @@ mod way;
 pub use blocks::{Split, gemm_finish};
 pub use interface::{Tiling, gemm, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words};
 pub use problem::{Causal, Layout, Problem};
-pub use tuning::Tuning;
+pub use tuning::{Tunable, Tuning};
 pub use twin::{Operands, multiply};
-pub use way::{Way, key};
+pub use way::Way;
 
 use crate::exact::K_BLOCK;
 use crate::kernels;

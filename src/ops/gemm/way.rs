@@ -200,9 +200,8 @@ fn may_split(gemm: &Gemm, traits: &Traits, room: bool) -> bool {
         && blocks * gemm.m * gemm.n <= MAX_EXACT_PARTIAL_WORDS
 }
 
-/// What decides how fast a product is and which ways give its bits, in words that tell any two apart:
-/// `768x128x384 nn, rows of 128 384 384, bias, exact`.
-pub fn key(gemm: &Gemm, way: &Way) -> String {
+/// [`Tunable::key`](super::Tunable::key) of a product whose best way by the estimates this is.
+pub(super) fn key(gemm: &Gemm, way: &Way) -> String {
     let problem = gemm.problem();
     let Problem { m, k, n, use_bias, a, b, c, batch_inner, batches, causal } = problem;
     let letter = |trans| if trans { 't' } else { 'n' };
