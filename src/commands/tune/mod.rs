@@ -11,6 +11,7 @@ mod stand;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -129,31 +130,50 @@ impl Tuner {
         let traits = backend.traits(precision);
         let entries = worthwhile(products, &traits);
         let mut names = self.recall(&place, &entries);
-        let missing: Vec<&Entry> = entries.iter().filter(|entry| !names.contains_key(&entry.key)).collect();
+        let unknown = entries.iter().filter(|entry| !names.contains_key(&entry.key));
+        // Nothing is kept of those that do not fit: another time, more memory may be free.
+        let (missing, too_large): (Vec<&Entry>, Vec<&Entry>) = unknown.partition(|entry| {
+            backend.fits(&StandProgram::new(slice::from_ref(&entry.contestant), traits).program)
+        });
+        for entry in too_large {
+            tracing::info!("{} is not timed: there is no room to compute it in every way", entry.key);
+        }
         if missing.is_empty() {
             tracing::info!("the tiles of {} products are known", names.len());
-            return Tuning { names };
-        }
-        say(format_args!("timing the tiles of {} products on {}", missing.len(), backend.name()));
-        let start = Instant::now();
-        let fits = |program: &Program| backend.fits(program);
-        match time_on(&device, traits, fits, &missing, LONGEST) {
-            Ok(found) => {
-                say(found.summary(start.elapsed()));
-                self.keep(&place, &found.names);
-                names.extend(found.names);
-            }
-            Err(error) => {
-                // Whoever opens the device again after a loss is not to lose it in the same way.
-                self.wanted = false;
-                tracing::warn!("the tiles could not be timed ({error}): they stay as they are");
-            }
+        } else {
+            names.extend(self.time(backend, &device, &place, traits, &missing));
         }
         // A run that is resumed takes what it began with, so the rest is said too.
         for Entry { contestant, key } in &entries {
             names.entry(key.clone()).or_insert_with(|| contestant.ways[0].name());
         }
         Tuning { names }
+    }
+
+    /// Times products, says so, and remembers what was found; nothing if the device fails meanwhile.
+    fn time(
+        &mut self,
+        backend: &Backend,
+        device: &Arc<Device>,
+        place: &Place,
+        traits: Traits,
+        missing: &[&Entry],
+    ) -> BTreeMap<String, String> {
+        say(format_args!("timing the tiles of {} products on {}", missing.len(), backend.name()));
+        let start = Instant::now();
+        match time_on(device, traits, |program| backend.fits(program), missing, LONGEST) {
+            Ok(found) => {
+                say(found.summary(start.elapsed()));
+                self.keep(place, &found.names);
+                found.names
+            }
+            Err(error) => {
+                // Whoever opens the device again after a loss is not to lose it in the same way.
+                self.wanted = false;
+                tracing::warn!("the tiles could not be timed ({error}): they stay as they are");
+                BTreeMap::new()
+            }
+        }
     }
 
     /// The device, if its products are to be tuned: a GPU that can take the time.
@@ -167,8 +187,7 @@ impl Tuner {
     /// The names that were found at this place before, of ways that there are.
     fn recall(&self, place: &Place, entries: &[Entry]) -> BTreeMap<String, String> {
         let here = self.known.iter().rev().filter(|(known, _)| known == place);
-        let known: Vec<_> =
-            here.map(|(_, names)| names.clone()).chain([self.cache.read(place)]).collect();
+        let known: Vec<_> = here.map(|(_, names)| names.clone()).chain([self.cache.read(place)]).collect();
         let mut names = BTreeMap::new();
         for Entry { contestant, key } in entries {
             let said: Vec<&String> = known.iter().filter_map(|names| names.get(key)).collect();
@@ -219,7 +238,8 @@ fn worthwhile(products: &[Tunable], traits: &Traits) -> Vec<Entry> {
     for product in products {
         by_key.entry(product.key()).or_insert((0.0, product)).0 += flops(product);
     }
-    let mut found: Vec<_> = by_key.into_iter().filter(|(_, (work, _))| *work >= LEAST_SHARE * total).collect();
+    let mut found: Vec<_> =
+        by_key.into_iter().filter(|(_, (work, _))| *work >= LEAST_SHARE * total).collect();
     found.sort_by(|(_, x), (_, y)| y.0.total_cmp(&x.0));
     let entry = |(key, (_, product)): (String, (f64, &Tunable))| {
         let contestant = Contestant { gemm: *product.gemm(), ways: product.ways(traits) };

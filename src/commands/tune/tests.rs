@@ -8,10 +8,14 @@ use crate::ops::gemm::halves::{self, HalvesPlan, HalvesTile};
 use crate::ops::gemm::units::{UnitPlan, UnitTile};
 use crate::ops::gemm::{Gemm, Matrix, Pass, Way};
 use crate::recording::{BufferId, View};
-use crate::vulkan::{Selection, devices};
+use crate::vulkan::{DeviceInfo, Selection, Simulation, devices};
 
 /// Software Vulkan, or the device named by `HLX_TEST_DEVICE`, watched unless `HLX_TEST_VALIDATION=0`.
 fn open() -> Arc<Device> {
+    open_simulated(Simulation::default())
+}
+
+fn open_simulated(simulation: Simulation) -> Arc<Device> {
     let install = "this test needs software Vulkan and the Vulkan validation layer (Debian and Ubuntu: apt \
                    install mesa-vulkan-drivers vulkan-validationlayers)";
     let selection = match std::env::var("HLX_TEST_DEVICE") {
@@ -23,7 +27,8 @@ fn open() -> Arc<Device> {
         }
     };
     let watched = std::env::var("HLX_TEST_VALIDATION").map_or(true, |value| value != "0");
-    Device::open(&selection, watched).unwrap_or_else(|error| panic!("{error}; {install}"))
+    Device::open_simulated(&selection, watched, simulation)
+        .unwrap_or_else(|error| panic!("{error}; {install}"))
 }
 
 /// The device as a GPU.
@@ -244,4 +249,31 @@ fn what_is_known_is_taken_and_what_names_nothing_is_not() {
     assert_eq!(tuner.recall(&place, &entries), found(&[(0, name(0, 2)), (2, name(2, 1))]));
     let elsewhere = Place { driver: "2".into(), ..place };
     assert_eq!(tuner.recall(&elsewhere, &entries), found(&[]));
+}
+
+/// A start at which nothing else is unknown times nothing and keeps nothing, so it is as quiet as one at which
+/// all is known.
+#[test]
+fn products_that_do_not_fit_are_left_as_they_are() {
+    let a_small_gpu = |info: &mut DeviceInfo| {
+        info.kind = Kind::Discrete;
+        info.max_storage_range_bytes = 1 << 20;
+    };
+    let backend =
+        Backend::Vulkan(open_simulated(Simulation { lower: Some(a_small_gpu), ..Default::default() }));
+    let traits = backend.traits(Precision::Exact);
+    let place = place(&backend, Precision::Exact).unwrap();
+    let [small, large] = [[256, 64, 128], [1024, 64, 1024]].map(|sizes| {
+        let product = tunable(&gemm(sizes, Causal::None, 1), &traits);
+        (product, product.ways(&traits))
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::in_folder(folder.path());
+    let known = BTreeMap::from([(small.0.key(), small.1[1].name())]);
+    cache.add(&place, &known).unwrap();
+    let mut tuner = Tuner { wanted: true, cache: cache.clone(), known: vec![], warned: false };
+    let tuning = tuner.of_products(&backend, Precision::Exact, &[small.0, large.0]);
+    let all = known.iter().map(|(key, name)| (key.clone(), name.clone()));
+    assert_eq!(tuning.names, all.chain([(large.0.key(), large.1[0].name())]).collect());
+    assert_eq!((tuner.known, cache.read(&place)), (vec![], known));
 }

@@ -86,7 +86,8 @@ mod tests {
     fn long(after: impl Fn(View) -> After) -> Gemm {
         let [m, k, n] = [64, 8192, 64];
         let view = |buffer, words| View { buffer: BufferId(buffer), offset: 0, words };
-        let (a, b) = (Matrix::new(view(0, m * k / 2), k).packed(), Matrix::new(view(1, k * n / 2), n).packed());
+        let (a, b) =
+            (Matrix::new(view(0, m * k / 2), k).packed(), Matrix::new(view(1, k * n / 2), n).packed());
         let result = view(2, m * n / 2);
         Gemm {
             after: after(view(3, m * n / 2)),
