@@ -66,12 +66,17 @@ impl Backend {
     /// The CPU executor, and software Vulkan, calculate `f32` as they do `exact`: nothing else is faster
     /// there.
     pub fn lacks(&self, precision: Precision) -> Option<String> {
-        let traits = self.traits(precision);
-        // Software Vulkan offers matrix units that are no faster than plain arithmetic.
-        let units = traits.matrix_units.filter(|_| traits.fast_shared_memory);
-        (precision == Precision::Mixed && units.is_none()).then(|| {
-            "it has no matrix units that hlx can use (VK_KHR_cooperative_matrix, 16-bit factors)".into()
-        })
+        if precision != Precision::Mixed {
+            return None;
+        }
+        let Backend::Vulkan(device) = self else { return Some("it has no matrix units".to_owned()) };
+        match &device.info().no_matrix_units {
+            Some(reason) => Some(format!("it has no matrix units that hlx can use ({reason})")),
+            None if device.info().kind == Kind::Cpu => {
+                Some("its matrix units are software, no faster than plain arithmetic".to_owned())
+            }
+            None => None,
+        }
     }
 
     /// Holds the products of a precision to the exact ones before anything is trusted to them.
@@ -333,6 +338,16 @@ mod tests {
     use crate::train::run::step_shape;
     use crate::vulkan::Simulation;
 
+    /// Software Vulkan, made worse than it is.
+    fn simulated(lower: fn(&mut DeviceInfo)) -> Backend {
+        let install = "this test needs software Vulkan (Debian and Ubuntu: apt install mesa-vulkan-drivers)";
+        let all = devices().unwrap_or_else(|error| panic!("{error}; {install}"));
+        let software = all.iter().find(|d| d.kind == Kind::Cpu).unwrap_or_else(|| panic!("{install}"));
+        let simulation = Simulation { lower: Some(lower), ..Default::default() };
+        let device = Device::open_simulated(&Selection::Index(software.index), false, simulation);
+        Backend::Vulkan(device.unwrap_or_else(|error| panic!("{error}; {install}")))
+    }
+
     #[test]
     fn a_device_that_differs_is_refused_with_kernel_element_and_values() {
         let difference = Difference {
@@ -378,6 +393,20 @@ mod tests {
     }
 
     #[test]
+    fn a_device_says_why_it_lacks_matrix_units() {
+        let lacking = simulated(|info| {
+            info.kind = Kind::Discrete;
+            info.no_matrix_units = Some("its subgroups lack shuffle".to_owned());
+        });
+        let reason = "it has no matrix units that hlx can use (its subgroups lack shuffle)";
+        assert_eq!(lacking.lacks(Precision::Mixed).as_deref(), Some(reason));
+        assert_eq!(lacking.offered(), [Precision::Exact, Precision::F32]);
+        let with = |info: &mut DeviceInfo| info.no_matrix_units = None;
+        let software = simulated(with).lacks(Precision::Mixed).expect("software is no faster by them");
+        assert!(software.contains("software"), "{software}");
+    }
+
+    #[test]
     fn the_largest_batch_is_found_wherever_the_limit_lies() {
         for enough in 0..70 {
             for limit in [1, 2, 3, 31, 64, 100] {
@@ -388,13 +417,7 @@ mod tests {
 
     #[test]
     fn a_batch_past_a_limit_is_refused_with_the_limit_and_the_largest_that_fits() {
-        let install = "this test needs software Vulkan (Debian and Ubuntu: apt install mesa-vulkan-drivers)";
-        let all = devices().unwrap_or_else(|error| panic!("{error}; {install}"));
-        let software = all.iter().find(|d| d.kind == Kind::Cpu).unwrap_or_else(|| panic!("{install}"));
-        let simulation =
-            Simulation { lower: Some(|info| info.max_storage_range_bytes = 1 << 20), ..Default::default() };
-        let device = Device::open_simulated(&Selection::Index(software.index), false, simulation).unwrap();
-        let backend = Backend::Vulkan(device);
+        let backend = simulated(|info| info.max_storage_range_bytes = 1 << 20);
         let options = TrainOptions { model: Some(Preset::Nano), ..TrainOptions::default() };
         let config = TrainConfig::resolve(options, None).unwrap();
         let shape = step_shape(&config, 65);
