@@ -3,7 +3,7 @@
 use super::contest::Stand;
 use super::*;
 use crate::config::{ModelConfig, Preset};
-use crate::ops::gemm::fast::Plan;
+use crate::ops::gemm::fast::FastPlan;
 use crate::ops::gemm::halves::{self, HalvesPlan, HalvesTile};
 use crate::ops::gemm::units::{UnitPlan, UnitTile};
 use crate::ops::gemm::{Gemm, Matrix, Pass, Way};
@@ -137,7 +137,7 @@ fn a_way_with_other_bits_is_seen() {
     let gemm = gemm([96, 560, 64], Causal::None, 1);
     let right = ways(&gemm, &traits);
     let Way::Fast(plan) = right[0] else { panic!("no fused product: {right:?}") };
-    let other = Way::Fast(Plan { block_terms: plan.block_terms / 2, ..plan });
+    let other = Way::Fast(FastPlan { block_terms: plan.block_terms / 2, ..plan });
     let planted = Contestant { gemm, ways: vec![right[0], other, right[1]] };
     assert_eq!(agree(&device, traits, &[planted]), [[true, false, true]]);
 }

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::fast::{self, Plan};
+use super::fast::{self, FastPlan};
 use super::problem::{Causal, Layout, Problem};
 use super::{Gemm, Matrix, Tiling};
 use crate::exact::{K_BLOCK, snap};
@@ -24,7 +24,7 @@ pub struct Split {
     gemm: Gemm,
     blocks: usize,
     /// How the blocks are computed if not by exact kernels.
-    fast: Option<Plan>,
+    fast: Option<FastPlan>,
 }
 
 impl Split {
@@ -35,7 +35,7 @@ impl Split {
     }
 
     /// The product cut up as planned for the fast kernels, if it is one product of several blocks.
-    pub fn planned(gemm: &Gemm, plan: Plan) -> Option<Split> {
+    pub fn planned(gemm: &Gemm, plan: FastPlan) -> Option<Split> {
         let blocks = plan.blocks(&gemm.problem());
         (is_alone(gemm) && blocks > 1).then_some(Split { gemm: *gemm, blocks, fast: Some(plan) })
     }
@@ -51,7 +51,7 @@ impl Split {
         let summed = match self.fast {
             Some(plan) => fast::record(&blocks, &plan),
             None => {
-                let best = || Tiling::Shared(Plan::best_exact(&self.gemm.problem(), true).tile);
+                let best = || Tiling::Shared(FastPlan::best_exact(&self.gemm.problem(), true).tile);
                 blocks.record_tiled(tiling.unwrap_or_else(best))
             }
         };

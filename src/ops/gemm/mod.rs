@@ -6,6 +6,7 @@ pub mod fast;
 pub mod halves;
 mod interface;
 mod pack;
+mod plan;
 mod problem;
 #[cfg(test)]
 mod tests;

@@ -144,6 +144,20 @@ impl Problem {
         self.causal == Causal::LowerOutput && first_column >= rows.end
     }
 
+    /// Tiles of so many rows and columns in x (columns), y (rows) and z (batches).
+    pub fn tiles(&self, [rows, columns]: [usize; 2]) -> [usize; 3] {
+        [self.n.div_ceil(columns), self.m.div_ceil(rows), self.batches]
+    }
+
+    /// The same as workgroups of a dispatch. Panics if there are more than every device takes: a program's
+    /// fault, never a user's.
+    pub fn workgroups(&self, tile: [usize; 2]) -> [u32; 3] {
+        self.tiles(tile).map(|count| {
+            assert!(count <= 65_535, "a product of {count} workgroups in a row: {self:?}");
+            count as u32
+        })
+    }
+
     /// Multiplications and additions of the whole product, triangles not taken off.
     pub fn flops(&self) -> u64 {
         2 * (self.m * self.n * self.k * self.batches) as u64
