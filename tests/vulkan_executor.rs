@@ -316,6 +316,25 @@ fn dispatches_are_timed() {
     assert_silent(&device);
 }
 
+/// What works in place has in every run what it has in a step, however many dispatches are timed.
+#[test]
+fn each_dispatch_is_timed_in_runs_of_the_whole_recording() {
+    let device = open();
+    let mut program = Program::default();
+    let a = program.add_buffer("a", 64, Group::Scratch, Residence::Device);
+    let sum = program.add_buffer("sum", 64, Group::Scratch, Residence::Device);
+    let dispatches = (0..40).map(|number| accumulate(a, sum, number == 0)).collect();
+    let recording = program.add_recording("sums", dispatches);
+    let mut executor = VulkanExecutor::load(&device, program).unwrap();
+    executor.write(a, &[1f32.to_bits(); 64]).unwrap();
+    let times = executor.time_each(recording, 3).unwrap();
+    assert_eq!(times.len(), 40);
+    assert!(times.iter().all(|ms| *ms >= 0.0) && times.iter().sum::<f64>() > 0.0, "{times:?}");
+    assert_eq!(executor.read(sum).unwrap(), [40f32.to_bits(); 64]);
+    drop(executor);
+    assert_silent(&device);
+}
+
 #[test]
 fn programs_past_a_limit_are_refused_by_name() {
     let device = open();
