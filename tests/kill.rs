@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hlx::checkpoint::{Checkpoint, RunFolder};
+use hlx::config::ResumeFrom;
 use program::{Place, TINY};
 use scale::{Random, count, report};
 use storage::{Fault, Faulty};
@@ -174,7 +175,7 @@ fn a_run_killed_at_any_storage_call_resumes_to_the_digest_of_the_unbroken_run() 
     let unbroken = RunFolder::on(Arc::new(counter.clone()), folder.path().join("unbroken"));
     let digest = training::train(&config, &data, &unbroken).unwrap();
     let (mut kills, mut unnamed) = (0, 0);
-    for call in (0..counter.calls()).step_by(count(4, 1)) {
+    for call in (0..counter.calls()).step_by(count(5, 1)) {
         let path = folder.path().join(format!("killed-{call}"));
         let mut process = Command::new(env::current_exe().expect("this test has a path"));
         process.args(["a_process_that_ends_at_a_storage_call", "--exact"]);
@@ -184,6 +185,8 @@ fn a_run_killed_at_any_storage_call_resumes_to_the_digest_of_the_unbroken_run() 
         let run = RunFolder::at(&path);
         let latest = run.latest().map(|latest| Checkpoint::load(&latest).expect("it is whole").state.step);
         let newest = run.steps().unwrap().first().copied();
+        let from = run.load_to_resume(&ResumeFrom::Auto).unwrap().map(|(_, found)| found.state.step);
+        assert_eq!(from, newest, "call {call}: what has got its name is whole, and gone on from");
         let resumed = training::train(&config, &data, &run).unwrap_or_else(|e| panic!("call {call}: {e}"));
         assert_eq!(resumed, digest, "call {call}");
         kills += 1;
