@@ -1,5 +1,6 @@
 //! Where a command runs: the CPU executor or a Vulkan device, chosen once and able to load programs.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +26,14 @@ pub struct Chosen {
     pub backend: Backend,
     /// One sentence for the log; `None` where the user's own choice says enough.
     pub why: Option<String>,
+}
+
+impl fmt::Display for Chosen {
+    /// The backend, its driver, and why it was taken, if that is to be said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.backend.name(), self.backend.driver())?;
+        self.why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
 }
 
 impl Chosen {
@@ -174,11 +183,16 @@ impl Backend {
 
     /// True if a program fits this device.
     pub fn fits(&self, program: &Program) -> bool {
-        self.obstacle(program, self.memory_budget_bytes()).is_none()
+        self.obstacle(program).is_none()
     }
 
-    /// Why a program does not fit this device with so much memory free, if it does not.
-    fn obstacle(&self, program: &Program, budget: Option<u64>) -> Option<String> {
+    /// Why a program does not fit this device, if it does not.
+    pub fn obstacle(&self, program: &Program) -> Option<String> {
+        self.obstacle_within(program, self.memory_budget_bytes())
+    }
+
+    /// The same with so much memory free.
+    fn obstacle_within(&self, program: &Program, budget: Option<u64>) -> Option<String> {
         let total: u64 = program.bytes_by_group().values().sum();
         match (budget, self) {
             (Some(budget), _) if total > budget => {
@@ -229,11 +243,6 @@ fn summarize(all: &[DeviceInfo]) -> String {
         (None, _) => d.name.clone(),
     });
     each.collect::<Vec<_>>().join("; ")
-}
-
-/// The error for a product that is too large.
-pub fn too_large(backend: &Backend, [m, k, n]: [usize; 3]) -> Error {
-    Error::Usage(format!("{m} x {k} x {n} does not fit {}: give smaller sizes", backend.name()))
 }
 
 /// The largest batch size in `1..=limit` for which `fits` holds, 0 if none, assuming that smaller ones
@@ -303,7 +312,7 @@ pub fn plan(
         Backend::Vulkan(_) => 0,
     };
     let left = budget.map(|budget| budget.saturating_sub(host_bytes));
-    let obstacle = |batch| backend.obstacle(&program(batch), left);
+    let obstacle = |batch| backend.obstacle_within(&program(batch), left);
     let largest = largest_batch(limit, |batch| obstacle(batch).is_none());
     let name = backend.name();
     // Of the smallest batch that does not fit. Past the limit, tensors may not even be countable.

@@ -124,6 +124,45 @@ pub(super) fn ask(
     raw: vk::PhysicalDevice,
     offers: impl Fn(&CStr) -> bool,
 ) -> Result<[Option<MatrixUnits>; 2], String> {
+    let offered = ask_features(instance, raw, offers)?;
+    let mut properties11 = vk::PhysicalDeviceVulkan11Properties::default();
+    let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut properties11);
+    unsafe { instance.raw.get_physical_device_properties2(raw, &mut properties) };
+    // The kernels for it are SPIR-V 1.6.
+    let vulkan_1_3 = properties.properties.api_version >= vk::API_VERSION_1_3;
+    check_subgroups(&properties11)?;
+    let side = |factor| side(instance, raw, factor);
+    let bf16 =
+        offered.bfloat16.then(|| side(COMPONENT_TYPE_BFLOAT16)).flatten().map(|side| (Factor::Bf16, side));
+    let f16 = side(vk::ComponentTypeKHR::FLOAT16).map(|side| (Factor::F16, side));
+    if f16.is_none() && bf16.is_none() {
+        return Err("its matrices have no shape that hlx has kernels for: 16-bit factors, 32-bit sums, and \
+                    16 or 8 rows, columns and terms"
+            .to_owned());
+    }
+    let units = |(factor, side)| MatrixUnits {
+        factor,
+        side,
+        subgroup_size: properties11.subgroup_size,
+        in_registers: vulkan_1_3 && offered.in_registers,
+        workgroup_scope: offered.workgroup_scope,
+    };
+    Ok([bf16.or(f16), f16].map(|found| found.map(units)))
+}
+
+/// What a device has beside what all kernels for matrix units must have.
+struct Offered {
+    bfloat16: bool,
+    in_registers: bool,
+    workgroup_scope: bool,
+}
+
+/// The features that a device has, or the first that it lacks of those that it must have.
+fn ask_features(
+    instance: &Instance,
+    raw: vk::PhysicalDevice,
+    offers: impl Fn(&CStr) -> bool,
+) -> Result<Offered, String> {
     if !offers(khr::cooperative_matrix::NAME) {
         return Err("it does not offer VK_KHR_cooperative_matrix".to_owned());
     }
@@ -148,32 +187,14 @@ pub(super) fn ask(
         (vk12.vulkan_memory_model, "vulkanMemoryModel"),
         (vk12.vulkan_memory_model_device_scope, "vulkanMemoryModelDeviceScope"),
     ];
-    if let Some((_, name)) = needed.iter().find(|(feature, _)| *feature == vk::FALSE) {
-        return Err(format!("it does not offer the feature {name}"));
+    match needed.iter().find(|(feature, _)| *feature == vk::FALSE) {
+        Some((_, name)) => Err(format!("it does not offer the feature {name}")),
+        None => Ok(Offered {
+            bfloat16: [found.bfloat16.type_, found.bfloat16.cooperative_matrix] == [vk::TRUE; 2],
+            in_registers: found.matrix2.works_in_registers(),
+            workgroup_scope: found.matrix2.is_enough(),
+        }),
     }
-    let mut properties11 = vk::PhysicalDeviceVulkan11Properties::default();
-    let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut properties11);
-    unsafe { instance.raw.get_physical_device_properties2(raw, &mut properties) };
-    // The kernels for it are SPIR-V 1.6.
-    let vulkan_1_3 = properties.properties.api_version >= vk::API_VERSION_1_3;
-    check_subgroups(&properties11)?;
-    let side = |factor| side(instance, raw, factor);
-    let bfloat16 = found.bfloat16.type_ == vk::TRUE && found.bfloat16.cooperative_matrix == vk::TRUE;
-    let bf16 = bfloat16.then(|| side(COMPONENT_TYPE_BFLOAT16)).flatten().map(|side| (Factor::Bf16, side));
-    let f16 = side(vk::ComponentTypeKHR::FLOAT16).map(|side| (Factor::F16, side));
-    if f16.is_none() && bf16.is_none() {
-        return Err("its matrices have no shape that hlx has kernels for: 16-bit factors, 32-bit sums, and \
-                    16 or 8 rows, columns and terms"
-            .to_owned());
-    }
-    let units = |(factor, side)| MatrixUnits {
-        factor,
-        side,
-        subgroup_size: properties11.subgroup_size,
-        in_registers: vulkan_1_3 && found.matrix2.works_in_registers(),
-        workgroup_scope: found.matrix2.is_enough(),
-    };
-    Ok([bf16.or(f16), f16].map(|found| found.map(units)))
 }
 
 /// Why a device's subgroups cannot run the kernels for matrix units, if so.

@@ -73,8 +73,8 @@ impl VulkanExecutor {
     }
 
     /// The median time of each dispatch of a recording in milliseconds, each waiting for the one before it:
-    /// what runs side by side in a step runs alone here. Every run is one of the whole recording, so that what
-    /// works in place has the operands of a step. Upload buffers keep what the first ring slot holds.
+    /// what runs side by side in a step runs alone here. Every run is one of the whole recording, so that
+    /// what works in place has the operands of a step. Upload buffers keep what the first ring slot holds.
     ///
     /// # Errors
     /// [`Error::Device`] if the device has no clock or fails.

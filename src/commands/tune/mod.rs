@@ -130,14 +130,14 @@ impl Tuner {
         let traits = backend.traits(precision);
         let entries = worthwhile(products, &traits);
         let mut names = self.recall(&place, &entries);
-        let unknown = entries.iter().filter(|entry| !names.contains_key(&entry.key));
         // Nothing is kept of those that do not fit: another time, more memory may be free.
-        let (missing, too_large): (Vec<&Entry>, Vec<&Entry>) = unknown.partition(|entry| {
-            backend.fits(&StandProgram::new(slice::from_ref(&entry.contestant), traits).program)
-        });
-        for entry in too_large {
-            tracing::info!("{} is not timed: there is no room to compute it in every way", entry.key);
-        }
+        let fits = |entry: &&Entry| {
+            let alone = StandProgram::new(slice::from_ref(&entry.contestant), traits);
+            let obstacle = backend.obstacle(&alone.program);
+            obstacle.inspect(|why| tracing::info!("{} is not timed: {why}", entry.key)).is_none()
+        };
+        let unknown = entries.iter().filter(|entry| !names.contains_key(&entry.key));
+        let missing: Vec<&Entry> = unknown.filter(fits).collect();
         if missing.is_empty() {
             tracing::info!("the tiles of {} products are known", names.len());
         } else {

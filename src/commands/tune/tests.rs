@@ -251,8 +251,8 @@ fn what_is_known_is_taken_and_what_names_nothing_is_not() {
     assert_eq!(tuner.recall(&elsewhere, &entries), found(&[]));
 }
 
-/// A start at which nothing else is unknown times nothing and keeps nothing, so it is as quiet as one at which
-/// all is known.
+/// A start at which nothing else is unknown times nothing and keeps nothing, so it is as quiet as one at
+/// which all is known.
 #[test]
 fn products_that_do_not_fit_are_left_as_they_are() {
     let a_small_gpu = |info: &mut DeviceInfo| {
