@@ -188,8 +188,8 @@ fn assert_sound(folder: &RunFolder, case: &str) {
     }
 }
 
-/// What a run says whose third step meets a number in a gradient, or in the sum over all of them. The loss was
-/// calculated before either.
+/// What a run says whose third step meets a number in a gradient, or in the sum over all of them. The loss
+/// was calculated before either.
 #[test]
 fn in_the_gradient_alone_it_ends_the_step_and_is_named() {
     let recipe = Recipe::of(TrainOptions {
