@@ -6,7 +6,7 @@ pub mod fast;
 pub mod halves;
 mod interface;
 mod pack;
-mod plan;
+pub mod plan;
 mod problem;
 #[cfg(test)]
 mod tests;
