@@ -136,7 +136,8 @@ impl Access {
     }
 }
 
-/// One call of one kernel. Made by the kernel's generated `dispatch` function, never by hand.
+/// One call of one kernel. Made by the kernel's generated `dispatch` function, or by an operation that
+/// chooses among kernels of one interface, which a test holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dispatch {
     /// The kernel.
