@@ -293,6 +293,13 @@ pub struct MatrixUnits {
     pub workgroup_scope: bool,
 }
 
+impl MatrixUnits {
+    /// As most GPUs have them: what a program is made for where no device is asked.
+    pub const fn usual(factor: Factor) -> MatrixUnits {
+        MatrixUnits { factor, side: 16, subgroup_size: 32, in_registers: false, workgroup_scope: false }
+    }
+}
+
 /// A 16-bit float type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -27,15 +27,15 @@ pub(super) struct AttentionCase {
 
 /// A result, and whether it is a packed tensor, perhaps of gradients.
 #[derive(Clone, Copy)]
-pub(super) struct Tensor {
+pub(super) struct Outcome {
     pub view: View,
     packing: Option<(Factor, bool)>,
 }
 
-impl Tensor {
-    /// A tensor of floats.
-    pub fn plain(view: View) -> Tensor {
-        Tensor { view, packing: None }
+impl Outcome {
+    /// 32-bit floats.
+    pub fn plain(view: View) -> Outcome {
+        Outcome { view, packing: None }
     }
 
     /// The numbers that its words mean.
@@ -68,7 +68,7 @@ impl AttentionCase {
 
     /// Adds the case to a program: fused if the recorder's traits say so, else as exact kernels. Gives its
     /// inputs, and its results: outputs, and the gradient of queries, keys and values.
-    pub fn record(&self, program: &mut Program, r: &mut Recorder, number: usize) -> (Inputs, [Tensor; 2]) {
+    pub fn record(&self, program: &mut Program, r: &mut Recorder, number: usize) -> (Inputs, [Outcome; 2]) {
         let AttentionShape { batch, context, n_head, d_head } = self.shape;
         let fused = self.fused(&r.traits);
         let packing = fused.and_then(|fused| fused.packing());
@@ -112,7 +112,7 @@ impl AttentionCase {
                 exact.backward(r, &views, d_heads, d_qkv);
             }
         }
-        let tensor = |view, gradient| Tensor { view, packing: packing.map(|factor| (factor, gradient)) };
-        (inputs, [tensor(heads, false), tensor(d_qkv, true)])
+        let outcome = |view, gradient| Outcome { view, packing: packing.map(|factor| (factor, gradient)) };
+        (inputs, [outcome(heads, false), outcome(d_qkv, true)])
     }
 }

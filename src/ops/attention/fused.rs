@@ -231,13 +231,7 @@ mod tests {
         for shared_memory_bytes in [16, 32, 48].map(|kib| kib << 10) {
             for d_head in 1..=256 {
                 let shape = AttentionShape { batch: 2, context: 100, n_head: 3, d_head };
-                let units = MatrixUnits {
-                    factor: Factor::F16,
-                    side: 16,
-                    subgroup_size: 32,
-                    in_registers: false,
-                    workgroup_scope: false,
-                };
+                let units = MatrixUnits::usual(Factor::F16);
                 let traits = Traits {
                     precision: Precision::Mixed,
                     fast_shared_memory: true,

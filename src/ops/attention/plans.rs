@@ -219,14 +219,7 @@ mod tests {
     fn all_kernels_take_the_same_constants_and_those_of_a_part_the_same_views() {
         let forward = Kernel::AttentionForward;
         let units = |factor, in_registers| {
-            let workgroup_scope = false;
-            Kernels::Matrix(MatrixUnits {
-                factor,
-                side: 16,
-                subgroup_size: 32,
-                in_registers,
-                workgroup_scope,
-            })
+            Kernels::Matrix(MatrixUnits { in_registers, ..MatrixUnits::usual(factor) })
         };
         let matrix = [Factor::Bf16, Factor::F16].map(|factor| [false, true].map(|r| units(factor, r)));
         for part in PARTS {
