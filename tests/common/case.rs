@@ -9,7 +9,8 @@ use hlx::recording::{Executor, Factor, Group, Program, RecordingId, Residence, V
 
 use super::halves::{GRADIENT_SCALE, from_half, half_at, to_half};
 
-/// Stands in outputs beforehand: NaNs that no kernel may leave there, as one float and as two of any 16-bit type.
+/// Stands in outputs beforehand: NaNs that no kernel may leave there, as one float and as two of any 16-bit
+/// type.
 pub const UNWRITTEN: u32 = 0x7fc1_ffc1;
 
 /// What is written and looked at afterwards.
