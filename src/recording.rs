@@ -4,6 +4,8 @@
 //! allocates its buffers once and replays its recordings. Sizes and offsets are counted in 32-bit words,
 //! because every tensor element, token and counter in hlx is one word.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -201,9 +203,18 @@ impl Program {
         &self.buffers[buffer.0 as usize]
     }
 
+    /// The upload and readback buffers that a recording binds, ascending.
+    pub fn ring_buffers(&self, recording: RecordingId) -> Vec<BufferId> {
+        let dispatches = &self.recordings[recording.0].dispatches;
+        let bound = dispatches.iter().flat_map(|dispatch| dispatch.views.iter().map(|view| view.buffer));
+        let buffers: BTreeSet<BufferId> =
+            bound.filter(|&buffer| self.spec(buffer).residence != Residence::Device).collect();
+        buffers.into_iter().collect()
+    }
+
     /// Bytes the program will take, ring copies included, by group in the groups' order.
-    pub fn bytes_by_group(&self) -> std::collections::BTreeMap<Group, u64> {
-        let mut bytes = std::collections::BTreeMap::new();
+    pub fn bytes_by_group(&self) -> BTreeMap<Group, u64> {
+        let mut bytes = BTreeMap::new();
         for b in &self.buffers {
             let copies = if b.residence == Residence::Device { 1 } else { RING_SLOTS };
             *bytes.entry(b.group).or_insert(0) += (align_words(b.words) * 4 * copies) as u64;

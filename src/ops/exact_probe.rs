@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use rayon::prelude::*;
 
 use super::grid::{elements_per_task, flat_groups, vectorized};
+use super::word;
 use crate::error::Result;
 use crate::exact;
 use crate::kernels::exact_probe;
@@ -51,7 +52,7 @@ pub fn probe(function: usize, input: View, output: View) -> Dispatch {
     assert!(function < FUNCTIONS.len(), "the probe has no function {function}");
     assert_eq!(input.words, output.words, "the probe has one output for each input");
     exact_probe::dispatch(
-        exact_probe::Push { count: input.words as u32, function: function as u32 },
+        exact_probe::Push { count: word(input.words), function: word(function) },
         Default::default(),
         exact_probe::Bindings { input, output },
         flat_groups(input.words, 64),
@@ -182,7 +183,7 @@ pub fn compare(function: usize, input: &[u32], got: &[u32]) -> Option<Difference
 fn results(function: usize, input: &[u32]) -> Vec<u32> {
     let mut output = vec![0; input.len()];
     exact_probe(exact_probe::Args {
-        push: exact_probe::Push { count: input.len() as u32, function: function as u32 },
+        push: exact_probe::Push { count: word(input.len()), function: word(function) },
         specialization: Default::default(),
         groups: [1, 1, 1],
         input,

@@ -31,7 +31,8 @@ mod trial_attention;
 
 pub use recorder::Recorder;
 
-/// A size or a count as kernels are told it. A program's numbers fit 32 bits, or hlx has a mistake.
+/// A size or a count as kernels are told it: no model that hlx trains has a tensor of more elements than 31
+/// bits count.
 fn word(number: usize) -> u32 {
     u32::try_from(number).expect("what a kernel is told fits 32 bits")
 }

@@ -14,6 +14,7 @@ use crate::ops::gemm::units::GRADIENT_SCALE;
 use crate::ops::grid::MAX_GROUPS;
 use crate::ops::pack::packed_words;
 use crate::ops::softmax::AttentionShape;
+use crate::ops::word;
 use crate::recording::{Dispatch, Factor, MatrixUnits, Traits, View};
 
 /// Attention of one layer, in kernels that this device can run.
@@ -166,12 +167,12 @@ impl FusedAttention {
         let AttentionShape { batch, context, n_head, d_head } = self.shape;
         let plan = self.plans[part as usize];
         let blocks = plan.blocks;
-        let invocations = self.kernels.invocations(part, plan) as u32;
+        let invocations = word(self.kernels.invocations(part, plan));
         let specialization = attention_forward::Specialization {
             local_size_x: invocations,
-            queries: blocks.queries as u32,
-            keys: blocks.keys as u32,
-            channels: self.kernels.channels(part, blocks, d_head) as u32,
+            queries: word(blocks.queries),
+            keys: word(blocks.keys),
+            channels: word(self.kernels.channels(part, blocks, d_head)),
             wide: d_head.is_multiple_of(4).into(),
             dropout: self.dropout.is_some().into(),
             side: match self.kernels {
@@ -180,10 +181,10 @@ impl FusedAttention {
             },
             invocations,
             prefetch: plan.prefetch.into(),
-            at_once: plan.at_once as u32,
-            heads: plan.heads as u32,
+            at_once: word(plan.at_once),
+            heads: word(plan.heads),
             packed: self.packed.into(),
-            own: plan.own as u32,
+            own: word(plan.own),
         };
         let owned = part.owned_and_other(blocks).0;
         Dispatch {
@@ -191,7 +192,7 @@ impl FusedAttention {
             specialization: specialization.to_words(),
             push: self.push().to_bytes(),
             views,
-            groups: [(batch * n_head) as u32, context.div_ceil(owned) as u32, 1],
+            groups: [word(batch * n_head), word(context.div_ceil(owned)), 1],
         }
     }
 
@@ -201,9 +202,9 @@ impl FusedAttention {
         let Dropout { seed, purpose, probability } = self.dropout.unwrap_or(none);
         let f16 = matches!(self.kernels, Kernels::Matrix(MatrixUnits { factor: Factor::F16, .. }));
         attention_forward::Push {
-            context: context as u32,
-            n_head: n_head as u32,
-            d_head: d_head as u32,
+            context: word(context),
+            n_head: word(n_head),
+            d_head: word(d_head),
             scale: self.shape.scale(),
             seed_low: seed as u32,
             seed_high: (seed >> 32) as u32,
