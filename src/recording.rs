@@ -281,10 +281,15 @@ impl Traits {
         self.moves_pairs && !self.fast_shared_memory
     }
 
+    /// Shared memory of one workgroup that kernels outside the exact contract are made for, in bytes.
+    pub const FAST_SHARED_BYTES: usize = 32 << 10;
+
     /// True if kernels outside the exact contract are to be taken. Where shared memory is slow, none is
-    /// faster than the exact ones.
+    /// faster than the exact ones; where there is little, their tiles do not fit.
     pub fn wants_fast_kernels(&self) -> bool {
-        self.precision != Precision::Exact && self.fast_shared_memory
+        self.precision != Precision::Exact
+            && self.fast_shared_memory
+            && self.shared_memory_bytes >= Traits::FAST_SHARED_BYTES
     }
 }
 

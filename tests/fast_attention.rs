@@ -88,10 +88,7 @@ fn f32_is_as_accurate_as_the_exact_kernels() {
 /// Traits for each way in which the device's matrix units are used: through memory, and in registers.
 fn mixed_traits(device: &Device) -> Vec<Traits> {
     let traits = traits(device, Precision::Mixed);
-    let Some(units) = traits.matrix_units else {
-        println!("{} has no matrix units: this part was not run", device.info().name);
-        return Vec::new();
-    };
+    let Some(units) = common::matrix_units(device) else { return Vec::new() };
     let ways = [false, true].into_iter().filter(|&in_registers| units.in_registers || !in_registers);
     ways.map(|in_registers| Traits { matrix_units: Some(MatrixUnits { in_registers, ..units }), ..traits })
         .collect()

@@ -20,6 +20,11 @@ pub fn open() -> Arc<Device> {
     open_device(is_watched())
 }
 
+/// The same device watched in any case, for tests of synchronization itself.
+pub fn open_watched() -> Arc<Device> {
+    open_device(true)
+}
+
 /// The same device without the validation layer, for what takes long.
 pub fn open_unwatched() -> Arc<Device> {
     open_device(false)
