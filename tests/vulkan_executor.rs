@@ -2,7 +2,7 @@
 //!
 //! Runs on software Vulkan, or on the device named by `HLX_TEST_DEVICE` (as `--device` takes it).
 
-use std::sync::Arc;
+mod common;
 
 use hlx::error::Error;
 use hlx::exact::snap;
@@ -10,30 +10,11 @@ use hlx::kernels::accumulate::{Bindings, Push, Specialization, dispatch};
 use hlx::recording::{
     BufferId, Dispatch, Executor, Group, Program, RING_SLOTS, RecordingId, Residence, View, align_words,
 };
-use hlx::vulkan::{Device, Kind, PlantedFault, Selection, VulkanExecutor, devices};
+use hlx::vulkan::{Device, PlantedFault, VulkanExecutor};
+
+use common::{assert_silent, open_watched as open};
 
 const LOCAL: usize = 256;
-
-/// What a test that cannot run says.
-const INSTALL: &str = "this test needs software Vulkan and the Vulkan validation layer \
-                       (Debian and Ubuntu: apt install mesa-vulkan-drivers vulkan-validationlayers)";
-
-/// Opens the device to test, watched by the validation layer.
-fn open() -> Arc<Device> {
-    let selection = match std::env::var("HLX_TEST_DEVICE") {
-        Ok(name) => name.parse().unwrap(),
-        Err(_) => {
-            let all = devices().unwrap_or_else(|error| panic!("{error}; {INSTALL}"));
-            let software = all.iter().find(|d| d.kind == Kind::Cpu);
-            Selection::Index(software.unwrap_or_else(|| panic!("{INSTALL}")).index)
-        }
-    };
-    Device::open(&selection, true).unwrap_or_else(|error| panic!("{error}; {INSTALL}"))
-}
-
-fn assert_silent(device: &Device) {
-    assert_eq!(device.validation_messages(), Vec::<String>::new());
-}
 
 /// sum = addend, or sum += addend.
 fn accumulate(addend: View, sum: View, first: bool) -> Dispatch {

@@ -11,6 +11,7 @@ use super::{Gemm, Matrix, Tiling};
 use crate::exact::{K_BLOCK, snap};
 use crate::kernels::gemm_finish;
 use crate::ops::grid::flat_groups;
+use crate::ops::word;
 use crate::recording::{Dispatch, View};
 
 /// Blocks are summed apart only if their sums take at most this many words: 32 MiB, and 64 MiB of the
@@ -77,7 +78,6 @@ pub(super) fn in_blocks(gemm: &Gemm, blocks: usize, partials: View) -> Gemm {
 /// Adds up the blocks `[blocks, m, n]` and finishes the product.
 pub(super) fn finish(gemm: &Gemm, blocks: usize, partials: View) -> Dispatch {
     let Gemm { m, n, c, bias, .. } = *gemm;
-    let word = |size: usize| u32::try_from(size).expect("a product's numbers fit 32 bits");
     gemm_finish::dispatch(
         gemm_finish::Push {
             m: word(m),

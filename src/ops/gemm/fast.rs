@@ -9,6 +9,7 @@ use super::problem::Problem;
 use super::{Causal, Gemm};
 use crate::exact::K_BLOCK;
 use crate::kernels::gemm_fast::{Bindings, Push, Specialization, dispatch};
+use crate::ops::word;
 use crate::recording::Dispatch;
 
 /// The order in which an invocation writes out the products of one term. The sums do not depend on it, but
@@ -131,7 +132,7 @@ impl FastTile {
             self.invocations(),
             self.order as usize,
         ]
-        .map(|number| u32::try_from(number).expect("a tile's numbers are small"))
+        .map(word)
     }
 }
 
@@ -236,7 +237,6 @@ pub fn record(gemm: &Gemm, plan: &FastPlan) -> Dispatch {
     let (problem, tile) = (gemm.problem(), plan.tile);
     let bias_words = gemm.bias.map_or(0, |bias| bias.words);
     problem.check(gemm.a.view.words, gemm.b.view.words, gemm.c.view.words, bias_words);
-    let word = |number: usize| u32::try_from(number).expect("a product's numbers fit 32 bits");
     let push = Push::from_bytes(
         &[interface::push(&problem).to_bytes(), word(plan.block_terms).to_ne_bytes().to_vec()].concat(),
     );

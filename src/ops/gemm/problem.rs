@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::ops::grid::MAX_GROUPS;
+
 /// Which triangle of a square product is not needed, or is known to be zero (causal attention).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Causal {
@@ -153,7 +155,7 @@ impl Problem {
     /// fault, never a user's.
     pub fn workgroups(&self, tile: [usize; 2]) -> [u32; 3] {
         self.tiles(tile).map(|count| {
-            assert!(count <= 65_535, "a product of {count} workgroups in a row: {self:?}");
+            assert!(count <= MAX_GROUPS, "a product of {count} workgroups in a row: {self:?}");
             count as u32
         })
     }
