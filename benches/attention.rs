@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use hlx::exact::fill_normal;
 use hlx::ops::Recorder;
 use hlx::ops::attention::{BackwardViews, ForwardViews, FusedAttention, PARTS, Part};
-use hlx::ops::halves;
+use hlx::ops::pack::{pack_on_host, unpack_on_host};
 use hlx::ops::softmax::AttentionShape;
 use hlx::precision::Precision;
 use hlx::recording::{Dispatch, Executor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View};
@@ -119,7 +119,7 @@ impl Built {
             fill_normal(&mut numbers, size, 1, u32::from(gradient), 0);
             numbers.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() & 0xffff_0000));
             let words = match fused.packing() {
-                Some(factor) => halves::pack(&numbers, factor, gradient),
+                Some(factor) => pack_on_host(&numbers, factor, gradient),
                 None => numbers.iter().map(|x| x.to_bits()).collect(),
             };
             let words: Vec<u32> = words.into_iter().cycle().take(view.words).collect();
@@ -143,7 +143,7 @@ impl Built {
         written.map(|view: View| {
             let words = executor.read(view).expect("the device works");
             match fused.packing() {
-                Some(factor) => halves::unpack(&words, factor, view == self.views.d_qkv),
+                Some(factor) => unpack_on_host(&words, factor, view == self.views.d_qkv),
                 None => words.into_iter().map(f32::from_bits).collect(),
             }
         })

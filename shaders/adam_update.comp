@@ -17,9 +17,11 @@ layout(std430, set = 0, binding = 0) buffer Params { float params[]; };         
 layout(std430, set = 0, binding = 1) readonly buffer Grads { float grads[]; };         // [num_params]
 layout(std430, set = 0, binding = 2) buffer M { float m[]; };                          // [num_params]
 layout(std430, set = 0, binding = 3) buffer V { float v[]; };                          // [num_params]
-layout(std430, set = 0, binding = 4) readonly buffer Schedule { float schedule[]; };   // [3]: step_size = lr/(1-beta1^t), inv_sqrt_correction2 = 1/sqrt(1-beta2^t), decay = 1 - lr*weight_decay
+// [3]: step_size = lr/(1-beta1^t), inv_sqrt_correction2 = 1/sqrt(1-beta2^t), decay = 1 - lr*weight_decay
+layout(std430, set = 0, binding = 4) readonly buffer Schedule { float schedule[]; };
 layout(std430, set = 0, binding = 5) readonly buffer Factor { float factor[]; };       // [1]: clip
-layout(std430, set = 0, binding = 6) buffer Spoiled { uint spoiled[]; };               // [1]: the first element of the arena that is not updated because the result would not be finite
+// [1]: the first element of the arena that is not updated because the result would not be finite
+layout(std430, set = 0, binding = 6) buffer Spoiled { uint spoiled[]; };
 
 layout(push_constant) uniform Push {
     uint num_params;

@@ -1,4 +1,6 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #pragma hlx fast
+// Causal attention on matrix units, backward, the gradients of keys and values, with factors in half
+// precision.
 #include "attention_matrix_keys.glsl"

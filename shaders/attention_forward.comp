@@ -25,8 +25,8 @@ shared vec4 p_tile[QUERIES * SCORE_PITCH];
 shared float parts[QUERIES * ACROSS];
 
 // Each invocation's part of four rows, combined over the invocations that share the rows.
-#define SHARE_PARTS(x)                                                                     \
-    [[unroll]] for (uint i = 0; i < 4; ++i) parts[(4 * down() + i) * ACROSS + across()] = x[i];       \
+#define SHARE_PARTS(x)                                                                          \
+    [[unroll]] for (uint i = 0; i < 4; ++i) parts[(4 * down() + i) * ACROSS + across()] = x[i]; \
     barrier();
 
 void main() {

@@ -1,5 +1,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #pragma hlx fast
+// Causal attention on matrix units, forward, with factors in bfloat16.
+// Causal attention on matrix units, forward: factors in bfloat16.
 #define FACTOR_BF16
 #include "attention_matrix_forward.glsl"

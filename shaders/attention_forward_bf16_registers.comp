@@ -2,6 +2,7 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_NV_cooperative_matrix2 : require
 #pragma hlx fast
+// Causal attention on matrix units, forward, with factors in bfloat16; sums become factors without memory.
 #define FACTOR_BF16
 #define IN_REGISTERS
 #include "attention_matrix_forward.glsl"

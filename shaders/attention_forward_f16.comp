@@ -1,4 +1,5 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #pragma hlx fast
+// Causal attention on matrix units, forward, with factors in half precision.
 #include "attention_matrix_forward.glsl"

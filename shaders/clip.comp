@@ -14,7 +14,8 @@ const uint LARGEST_SUM_OF_SQUARES = 0x71800000u;  // 2^100
 layout(std430, set = 0, binding = 0) readonly buffer SumOfSquares { float sum_of_squares[]; };  // [1]
 layout(std430, set = 0, binding = 1) readonly buffer LossSum { float loss_sum[]; };             // [1]
 layout(std430, set = 0, binding = 2) writeonly buffer Factor { float factor[]; };               // [1]
-layout(std430, set = 0, binding = 3) writeonly buffer Results { float results[]; };             // [3]: mean loss, gradient norm, sum of squares
+// [3]: mean loss, gradient norm, sum of squares
+layout(std430, set = 0, binding = 3) writeonly buffer Results { float results[]; };
 layout(std430, set = 0, binding = 4) writeonly buffer Spoiled { uint spoiled[]; };              // [1]: see adam_update
 
 layout(push_constant) uniform Push {

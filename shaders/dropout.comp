@@ -10,7 +10,7 @@ layout(local_size_x = 64) in;
 #include "flat.glsl"
 
 layout(std430, set = 0, binding = 0) readonly buffer Input { float input_[]; };     // [count]
-layout(std430, set = 0, binding = 1) readonly buffer Step { uint step_number[]; };  // [2]: micro-batch number, low and high word
+layout(std430, set = 0, binding = 1) readonly buffer Step { uint step_number[]; };  // [2]: micro-batch, low word first
 layout(std430, set = 0, binding = 2) writeonly buffer Output { float output_[]; };  // [count]
 
 layout(push_constant) uniform Push {

@@ -12,7 +12,7 @@ layout(local_size_x = 64) in;
 
 layout(std430, set = 0, binding = 0) readonly buffer DOutput { float d_output[]; };  // [B,T,C]
 layout(std430, set = 0, binding = 1) readonly buffer Order { uint order[]; };        // [B*T], positions by token
-layout(std430, set = 0, binding = 2) readonly buffer Starts { uint starts[]; };      // [V+1], where a token's run starts
+layout(std430, set = 0, binding = 2) readonly buffer Starts { uint starts[]; };      // [V+1], starts of runs
 layout(std430, set = 0, binding = 3) buffer DWte { float d_wte[]; };                 // [V,C]
 
 layout(push_constant) uniform Push {

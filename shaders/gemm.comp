@@ -1,10 +1,10 @@
-// The forward matrix product for CPU-type devices: C = A * B + bias.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
 #extension GL_ARB_gpu_shader_int64 : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_shuffle : require
+// The forward matrix product for CPU-type devices: C = A * B + bias.
 #include "exact.glsl"
 
 layout(std430, set = 0, binding = 0) readonly buffer A { float a[]; };       // [m, k], or [k, m] if TRANS_A

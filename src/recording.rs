@@ -4,6 +4,8 @@
 //! allocates its buffers once and replays its recordings. Sizes and offsets are counted in 32-bit words,
 //! because every tensor element, token and counter in hlx is one word.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -136,7 +138,8 @@ impl Access {
     }
 }
 
-/// One call of one kernel. Made by the kernel's generated `dispatch` function, never by hand.
+/// One call of one kernel. Made by the kernel's generated `dispatch` function, or by an operation that
+/// chooses among kernels of one interface, which a test holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dispatch {
     /// The kernel.
@@ -200,9 +203,18 @@ impl Program {
         &self.buffers[buffer.0 as usize]
     }
 
+    /// The upload and readback buffers that a recording binds, ascending.
+    pub fn ring_buffers(&self, recording: RecordingId) -> Vec<BufferId> {
+        let dispatches = &self.recordings[recording.0].dispatches;
+        let bound = dispatches.iter().flat_map(|dispatch| dispatch.views.iter().map(|view| view.buffer));
+        let buffers: BTreeSet<BufferId> =
+            bound.filter(|&buffer| self.spec(buffer).residence != Residence::Device).collect();
+        buffers.into_iter().collect()
+    }
+
     /// Bytes the program will take, ring copies included, by group in the groups' order.
-    pub fn bytes_by_group(&self) -> std::collections::BTreeMap<Group, u64> {
-        let mut bytes = std::collections::BTreeMap::new();
+    pub fn bytes_by_group(&self) -> BTreeMap<Group, u64> {
+        let mut bytes = BTreeMap::new();
         for b in &self.buffers {
             let copies = if b.residence == Residence::Device { 1 } else { RING_SLOTS };
             *bytes.entry(b.group).or_insert(0) += (align_words(b.words) * 4 * copies) as u64;
@@ -275,10 +287,15 @@ impl Traits {
         self.moves_pairs && !self.fast_shared_memory
     }
 
+    /// Shared memory of one workgroup that kernels outside the exact contract are made for, in bytes.
+    pub const FAST_SHARED_BYTES: usize = 32 << 10;
+
     /// True if kernels outside the exact contract are to be taken. Where shared memory is slow, none is
-    /// faster than the exact ones.
+    /// faster than the exact ones; where there is little, their tiles do not fit.
     pub fn wants_fast_kernels(&self) -> bool {
-        self.precision != Precision::Exact && self.fast_shared_memory
+        self.precision != Precision::Exact
+            && self.fast_shared_memory
+            && self.shared_memory_bytes >= Traits::FAST_SHARED_BYTES
     }
 }
 
@@ -296,6 +313,13 @@ pub struct MatrixUnits {
     pub in_registers: bool,
     /// Whole workgroups may share a matrix (`VK_NV_cooperative_matrix2`).
     pub workgroup_scope: bool,
+}
+
+impl MatrixUnits {
+    /// As most GPUs have them: what a program is made for where no device is asked.
+    pub const fn usual(factor: Factor) -> MatrixUnits {
+        MatrixUnits { factor, side: 16, subgroup_size: 32, in_registers: false, workgroup_scope: false }
+    }
 }
 
 /// A 16-bit float type.

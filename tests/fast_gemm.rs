@@ -8,7 +8,7 @@ mod common;
 mod products;
 
 use hlx::cpu::CpuExecutor;
-use hlx::ops::gemm::fast::{self, FastTile, Plan, TILES};
+use hlx::ops::gemm::fast::{self, FastPlan, FastTile, TILES};
 use hlx::ops::gemm::{Pass, Split, Tiling};
 use hlx::precision::Precision;
 use hlx::recording::{Group, Program, Residence, Traits};
@@ -22,7 +22,9 @@ const F32_TOLERANCE: f64 = 1e-6;
 
 fn check_tile(tile: FastTile, cases: &[Case]) {
     let device = common::open();
-    check(&device, cases, F32_TOLERANCE, |gemm, _| vec![fast::record(gemm, &Plan { tile, block_terms: 64 })]);
+    check(&device, cases, F32_TOLERANCE, |gemm, _| {
+        vec![fast::record(gemm, &FastPlan { tile, block_terms: 64 })]
+    });
     common::assert_silent(&device);
 }
 
@@ -61,10 +63,10 @@ fn long_and_split_sums() {
     let cases: Vec<Case> = long_sums().into_iter().chain(Case::new([64, 4096, 64]).transposed()).collect();
     let tile = FastTile { unrolled: 1, ..FastTile::small(32, 64) };
     check(&device, &cases, F32_TOLERANCE, |gemm, _| {
-        vec![fast::record(gemm, &Plan { tile, block_terms: 64 })]
+        vec![fast::record(gemm, &FastPlan { tile, block_terms: 64 })]
     });
     for block_terms in [64, 128, 448, 1088] {
-        let plan = Plan { tile, block_terms };
+        let plan = FastPlan { tile, block_terms };
         for case in &cases {
             let mut program = Program::default();
             let (loaded, gemm) = load_gemm(&mut program, *case, Pass::Forward, UNWRITTEN);

@@ -1,5 +1,7 @@
 //! Kernels outside the contract beside products and attention: fused cross-entropy, packed factors.
 
+#[path = "common/case.rs"]
+mod case;
 mod common;
 #[path = "common/halves.rs"]
 mod halves;
@@ -7,68 +9,18 @@ mod halves;
 use std::sync::Arc;
 
 use hlx::cpu::CpuExecutor;
-use hlx::exact::{fill_normal, random_u32};
+use hlx::exact::random_u32;
 use hlx::ops::pack::{pack, packed_words};
 use hlx::ops::{Recorder, cross_entropy};
 use hlx::precision::Precision;
-use hlx::recording::{Executor, Factor, Group, Program, RecordingId, Residence, Traits, View};
+use hlx::recording::{Factor, Traits};
 use hlx::vulkan::{Device, VulkanExecutor};
 
+use case::Case;
 use halves::{GRADIENT_SCALE, half_at, to_half};
-
-/// Stands in outputs beforehand: a NaN that no kernel may leave there.
-const UNWRITTEN: u32 = 0x7fc0_dead;
-
-/// A program of one recording: its buffers' words beforehand, and its outputs afterwards.
-struct Case {
-    program: Program,
-    words: Vec<(View, Vec<u32>)>,
-}
-
-impl Case {
-    fn new() -> Case {
-        Case { program: Program::default(), words: Vec::new() }
-    }
-
-    fn add(&mut self, words: Vec<u32>) -> View {
-        let name = format!("buffer {}", self.words.len());
-        let view = self.program.add_buffer(&name, words.len(), Group::Scratch, Residence::Device);
-        self.words.push((view, words));
-        view
-    }
-
-    fn output(&mut self, words: usize) -> View {
-        self.add(vec![UNWRITTEN; words])
-    }
-
-    fn normal(&mut self, words: usize, std_dev: f64) -> View {
-        let mut values = vec![0.0f32; words];
-        fill_normal(&mut values, std_dev, 3, 0, 0);
-        self.add(values.into_iter().map(f32::to_bits).collect())
-    }
-
-    fn run(&self, executor: &mut dyn Executor, outputs: &[View]) -> Vec<Vec<u32>> {
-        for (view, words) in &self.words {
-            executor.write(*view, words).unwrap();
-        }
-        executor.submit(RecordingId(0), &[]).unwrap();
-        outputs.iter().map(|view| executor.read(*view).unwrap()).collect()
-    }
-}
 
 fn fast(device: &Arc<Device>) -> Traits {
     Traits { precision: Precision::F32, fast_shared_memory: true, ..device.traits() }
-}
-
-fn floats(words: &[u32]) -> Vec<f64> {
-    words.iter().map(|&word| f64::from(f32::from_bits(word))).collect()
-}
-
-/// The norm of the difference, of the norm of what is wanted; NaN if anything is.
-fn distance(got: &[u32], wanted: &[u32]) -> f64 {
-    let (got, wanted) = (floats(got), floats(wanted));
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    norm(&mut got.iter().zip(&wanted).map(|(x, y)| x - y)) / norm(&mut wanted.iter().copied())
 }
 
 #[test]
@@ -77,14 +29,15 @@ fn the_fused_cross_entropy_is_the_exact_one_within_rounding() {
     for (rows, vocab_size) in [(1, 1024), (5, 1028), (3, 5000)] {
         let scale = 0.37 / rows as f32;
         let build = |traits: Traits, fused: bool| {
-            let mut case = Case::new();
-            let logits = case.normal(rows * vocab_size, 5.0);
+            let mut case = Case::new(Factor::F16, false);
+            let logits = case.full(rows * vocab_size, 5.0);
             let target = |row: usize| match row {
                 2 => cross_entropy::IGNORE,
                 _ => random_u32(1, 2, 0, row as u32) % vocab_size as u32,
             };
             let targets = case.add((0..rows).map(target).collect());
-            let (losses, gradient) = (case.output(rows), case.output(rows * vocab_size));
+            let losses = case.output("losses", rows);
+            let gradient = case.output("gradient", rows * vocab_size);
             let mut r = Recorder::new(traits, None);
             if fused {
                 cross_entropy::fused(&mut r, logits, targets, losses, gradient.into(), scale);
@@ -93,18 +46,16 @@ fn the_fused_cross_entropy_is_the_exact_one_within_rounding() {
                 cross_entropy::backward(&mut r, targets, gradient, scale);
             }
             case.program.add_recording("case", r.dispatches);
-            (case, [losses, gradient])
+            case
         };
-        let (case, outputs) = build(CpuExecutor::TRAITS, false);
-        let wanted = case.run(&mut CpuExecutor::load(case.program.clone()).unwrap(), &outputs);
-        let (case, outputs) = build(fast(&device), true);
-        let run = || {
-            let mut executor = VulkanExecutor::load(&device, case.program.clone()).unwrap();
-            case.run(&mut executor, &outputs)
-        };
+        let case = build(CpuExecutor::TRAITS, false);
+        let wanted = case.run(&mut CpuExecutor::load(case.program.clone()).unwrap());
+        let case = build(fast(&device), true);
+        let run = || case.run(&mut VulkanExecutor::load(&device, case.program.clone()).unwrap());
         let got = run();
-        for (what, got, wanted) in [("losses", &got[0], &wanted[0]), ("gradient", &got[1], &wanted[1])] {
-            let distance = distance(got, wanted);
+        for (i, output) in case.outputs.iter().enumerate() {
+            let distance = common::distance(&case.numbers(i, &got[i]), &case.numbers(i, &wanted[i]));
+            let what = output.what;
             assert!(distance <= 1e-6, "{rows} x {vocab_size}: {what} {distance:e} from the exact ones");
         }
         assert_eq!(run(), got, "the same bits in every run");
@@ -142,17 +93,17 @@ fn numbers(count: usize) -> Vec<u32> {
 fn packing_rounds_to_nearest_even() {
     let device = common::open();
     for count in [1, 2, 7, 8, 9, 4099] {
-        let mut case = Case::new();
+        let mut case = Case::new(Factor::F16, false);
         let numbers = numbers(count);
         let input = case.add(numbers.clone());
-        let outputs = [(); 3].map(|()| case.output(packed_words(count)));
+        let outputs = ["bf16", "f16", "f16 gradients"].map(|what| case.output(what, packed_words(count)));
         let mut r = Recorder::new(fast(&device), None);
         pack(&mut r, Factor::Bf16, true, input, outputs[0]);
         pack(&mut r, Factor::F16, false, input, outputs[1]);
         pack(&mut r, Factor::F16, true, input, outputs[2]);
         case.program.add_recording("case", r.dispatches);
         let mut executor = VulkanExecutor::load(&device, case.program.clone()).unwrap();
-        let got = case.run(&mut executor, &outputs);
+        let got = case.run(&mut executor);
         for (i, &number) in numbers.iter().enumerate() {
             let x = f32::from_bits(number);
             let what = format!("element {i} of {count}: {number:08x}");

@@ -165,7 +165,11 @@ fn shapes_and_values() {
             &["--batch-size 65536", "the largest that fits is "],
         ),
         fault("bench-gemm 512 256", 2, &["3"]),
-        fault("bench-gemm 65536 65536 65536 --device cpu", 2, &["65536", "give smaller sizes"]),
+        fault(
+            "bench-gemm 65536 65536 65536 --device cpu",
+            2,
+            &["65536", "it takes 48.0 GiB", "are free", "give smaller sizes"],
+        ),
     ];
     check(&place, &faults);
 }
@@ -221,8 +225,8 @@ fn folders_for_runs() {
         train("--corpus sums.txt --out file", 2, &["--out file is a file", "another folder"]),
         train("--corpus sums.txt --out file/run", 1, &["file/run", "--out"]),
         train("--corpus sums.txt --out run", 2, &["--out run already holds a run", "--resume"]),
-        train("--resume missing", 1, &["--resume missing", "no such folder"]),
-        train("--resume file", 1, &["--resume file", "no such folder"]),
+        train("--resume missing", 1, &["--resume missing", "no such folder", "give a run's folder"]),
+        train("--resume file", 1, &["--resume file", "no such folder", "give a run's folder"]),
         train("--resume empty", 1, &["--resume empty", "no checkpoint"]),
         train("--resume run", 2, &["taken all of its 2 steps", "--steps"]),
         train("--resume run --steps 4 --out other", 2, &["--out other", "--resume", "leave --out out"]),

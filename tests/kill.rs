@@ -4,15 +4,25 @@
 mod program;
 #[path = "common/scale.rs"]
 mod scale;
+#[path = "common/storage.rs"]
+mod storage;
+#[path = "common/training.rs"]
+mod training;
 
+use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::process::Child;
+use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hlx::checkpoint::{Checkpoint, RunFolder};
+use hlx::config::ResumeFrom;
 use program::{Place, TINY};
 use scale::{Random, count, report};
+use storage::{Fault, Faulty};
+use tempfile::TempDir;
+use training::{dataset, tiny_run};
 
 /// Saves take most of its time, so that most kills strike one.
 const RUN: &str = "--dropout 0.1 --steps 24 --checkpoint-every-steps 3 --eval-every 6 --keep-last 2";
@@ -142,6 +152,51 @@ fn a_run_killed_while_it_saves_over_an_older_step_resumes_to_the_digest_of_the_u
     report(
         "kill -9 of a run that saves over older steps, resumed to the bytes of the unbroken run",
         format!("{kills}, {in_saves} of them in a save"),
+    );
+}
+
+/// Where the process that is killed trains, and at which call of its storage it ends.
+const FOLDER: &str = "HLX_KILL_FOLDER";
+const CALL: &str = "HLX_KILL_CALL";
+
+/// Not a test of its own: what the test below kills.
+#[test]
+fn a_process_that_ends_at_a_storage_call() {
+    let (Ok(path), Ok(call)) = (env::var(FOLDER), env::var(CALL)) else { return };
+    let storage = Faulty::new(Fault::Kill, call.parse().expect("a number"));
+    training::train(&tiny_run(), &dataset(), &RunFolder::on(Arc::new(storage), path)).expect("it trains");
+}
+
+/// Random moments seldom strike what is short: the moment between the folder's name and `latest`, for one.
+#[test]
+fn a_run_killed_at_any_storage_call_resumes_to_the_digest_of_the_unbroken_run() {
+    let (config, data, folder) = (tiny_run(), dataset(), TempDir::new().unwrap());
+    let counter = Faulty::none();
+    let unbroken = RunFolder::on(Arc::new(counter.clone()), folder.path().join("unbroken"));
+    let digest = training::train(&config, &data, &unbroken).unwrap();
+    let (mut kills, mut unnamed) = (0, 0);
+    for call in (0..counter.calls()).step_by(count(5, 1)) {
+        let path = folder.path().join(format!("killed-{call}"));
+        let mut process = Command::new(env::current_exe().expect("this test has a path"));
+        process.args(["a_process_that_ends_at_a_storage_call", "--exact"]);
+        process.env(FOLDER, &path).env(CALL, call.to_string());
+        let done = process.output().expect("it can be started");
+        assert!(!done.status.success(), "it was not killed at call {call}");
+        let run = RunFolder::at(&path);
+        let latest = run.latest().map(|latest| Checkpoint::load(&latest).expect("it is whole").state.step);
+        let newest = run.steps().unwrap().first().copied();
+        let from = run.load_to_resume(&ResumeFrom::Auto).unwrap().map(|(_, found)| found.state.step);
+        assert_eq!(from, newest, "call {call}: what has got its name is whole, and gone on from");
+        let resumed = training::train(&config, &data, &run).unwrap_or_else(|e| panic!("call {call}: {e}"));
+        assert_eq!(resumed, digest, "call {call}");
+        kills += 1;
+        unnamed += usize::from(newest > latest);
+        fs::remove_dir_all(&path).expect("the run has ended");
+    }
+    assert!(unnamed > 0, "no kill struck between a folder's name and `latest`");
+    report(
+        "processes killed at a storage call, resumed to the digest of the unbroken run",
+        format!("{kills}, {unnamed} of them between a folder's name and `latest`"),
     );
 }
 

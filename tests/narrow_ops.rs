@@ -1,5 +1,7 @@
 //! Operations on tensors kept in 16 bits, against the exact ones on the same numbers.
 
+#[path = "common/case.rs"]
+mod case;
 mod common;
 #[path = "common/halves.rs"]
 mod halves;
@@ -7,107 +9,19 @@ mod halves;
 use std::sync::Arc;
 
 use hlx::cpu::CpuExecutor;
-use hlx::exact::{fill_normal, random_u32};
+use hlx::exact::random_u32;
 use hlx::ops::column_sum;
 use hlx::ops::layernorm::LayerNorm;
 use hlx::ops::narrow::{self, NormGradients};
-use hlx::ops::pack::packed_words;
-use hlx::ops::tensor::Tensor;
 use hlx::ops::{Recorder, cross_entropy};
 use hlx::precision::Precision;
-use hlx::recording::{Executor, Factor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View};
+use hlx::recording::{Factor, MatrixUnits, Traits};
 use hlx::vulkan::{Device, VulkanExecutor};
 
-use halves::{GRADIENT_SCALE, from_half, half_at, to_half};
-
-/// Stands in outputs beforehand: a NaN in every format.
-const UNWRITTEN: u32 = 0x7fff_7fff;
+use case::{Case, Output};
+use halves::GRADIENT_SCALE;
 
 const FACTORS: [Factor; 2] = [Factor::Bf16, Factor::F16];
-
-/// A tensor's numbers after a run.
-fn numbers(words: &[u32], tensor: Tensor, factor: Factor, gradient: bool) -> Vec<f64> {
-    if !tensor.narrow {
-        return words.iter().map(|&word| f64::from(f32::from_bits(word))).collect();
-    }
-    let scale = if gradient && factor == Factor::F16 { GRADIENT_SCALE } else { 1.0 };
-    (0..tensor.len).map(|i| f64::from(from_half(half_at(words, i), factor) / scale)).collect()
-}
-
-/// The same recording twice: of tensors in 16 bits on a device, and of the same numbers in 32 on the CPU.
-struct Case {
-    program: Program,
-    words: Vec<(View, Vec<u32>)>,
-    /// Tensors are kept in 16 bits.
-    narrow: Option<Factor>,
-    outputs: Vec<(&'static str, Tensor, bool)>,
-}
-
-impl Case {
-    fn new(narrow: Option<Factor>) -> Case {
-        Case { program: Program::default(), words: Vec::new(), narrow, outputs: Vec::new() }
-    }
-
-    fn add(&mut self, words: Vec<u32>) -> View {
-        let name = format!("buffer {}", self.words.len());
-        let view = self.program.add_buffer(&name, words.len(), Group::Scratch, Residence::Device);
-        self.words.push((view, words));
-        view
-    }
-
-    /// Normal numbers in 32 bits.
-    fn full(&mut self, len: usize, std_dev: f64) -> View {
-        let values = normal(len, std_dev, self.words.len());
-        self.add(values.into_iter().map(f32::to_bits).collect())
-    }
-
-    fn scratch(&mut self, words: usize) -> View {
-        self.add(vec![UNWRITTEN; words])
-    }
-
-    /// Normal numbers that 16 bits of this format hold, in 16 bits or in 32.
-    fn factor(&mut self, factor: Factor, len: usize, std_dev: f64, gradient: bool) -> Tensor {
-        let scale = if gradient && factor == Factor::F16 { GRADIENT_SCALE } else { 1.0 };
-        let values = normal(len, std_dev, self.words.len());
-        let held: Vec<u32> = values.iter().map(|x| to_half(x * scale, factor)).collect();
-        if self.narrow.is_some() {
-            let words = held.chunks(2).map(|two| two[0] | two.get(1).unwrap_or(&0) << 16).collect();
-            Tensor::narrow(self.add(words), len)
-        } else {
-            self.add(held.into_iter().map(|half| (from_half(half, factor) / scale).to_bits()).collect())
-                .into()
-        }
-    }
-
-    fn output(&mut self, what: &'static str, len: usize) -> View {
-        let view = self.scratch(len);
-        self.outputs.push((what, view.into(), false));
-        view
-    }
-
-    fn factor_output(&mut self, what: &'static str, len: usize, gradient: bool) -> Tensor {
-        let tensor = match self.narrow {
-            Some(_) => Tensor::narrow(self.scratch(packed_words(len)), len),
-            None => self.scratch(len).into(),
-        };
-        self.outputs.push((what, tensor, gradient));
-        tensor
-    }
-
-    fn run(&self, executor: &mut dyn Executor) -> Vec<Vec<u32>> {
-        for (view, words) in &self.words {
-            executor.write(*view, words).unwrap();
-        }
-        executor.submit(RecordingId(0), &[]).unwrap();
-        self.outputs.iter().map(|(_, tensor, _)| executor.read(tensor.view).unwrap()).collect()
-    }
-}
-
-fn normal(len: usize, std_dev: f64, stream: usize) -> Vec<f32> {
-    let mut values = vec![0.0f32; len];
-    fill_normal(&mut values, std_dev, 3, stream as u32, 0);
-    values
-}
 
 /// The most that rounding may change a number: half a unit in the last place, of a subnormal number as much
 /// as of the least normal one.
@@ -132,13 +46,8 @@ fn check(what: &str, wanted: &[f64], got: &[f64], rounding: impl Fn(f64) -> f64)
 
 /// Compares what `record` gives in both ways.
 fn compare(device: &Arc<Device>, what: &str, factor: Factor, record: impl Fn(&mut Case, &mut Recorder)) {
-    let units = MatrixUnits {
-        factor,
-        side: 16,
-        subgroup_size: device.info().subgroup_size,
-        in_registers: false,
-        workgroup_scope: false,
-    };
+    let subgroup_size = device.info().subgroup_size;
+    let units = MatrixUnits { subgroup_size, ..MatrixUnits::usual(factor) };
     let fast = Traits {
         precision: Precision::Mixed,
         fast_shared_memory: true,
@@ -146,19 +55,18 @@ fn compare(device: &Arc<Device>, what: &str, factor: Factor, record: impl Fn(&mu
         ..device.traits()
     };
     let build = |narrow, traits| {
-        let mut case = Case::new(narrow);
+        let mut case = Case::new(factor, narrow);
         let mut recorder = Recorder::new(traits, None);
         record(&mut case, &mut recorder);
         case.program.add_recording("case", recorder.dispatches);
         case
     };
-    let (exact, narrow) = (build(None, CpuExecutor::TRAITS), build(Some(factor), fast));
+    let (exact, narrow) = (build(false, CpuExecutor::TRAITS), build(true, fast));
     let wanted = exact.run(&mut CpuExecutor::load(exact.program.clone()).unwrap());
     let run = || narrow.run(&mut VulkanExecutor::load(device, narrow.program.clone()).unwrap());
     let got = run();
-    for (i, (name, tensor, gradient)) in narrow.outputs.iter().enumerate() {
-        let wanted = numbers(&wanted[i], exact.outputs[i].1, factor, false);
-        let got = numbers(&got[i], *tensor, factor, *gradient);
+    for (i, Output { what: name, tensor, gradient }) in narrow.outputs.iter().enumerate() {
+        let [wanted, got] = [exact.numbers(i, &wanted[i]), narrow.numbers(i, &got[i])];
         let rounds = |x| if tensor.narrow { rounding(factor, *gradient, x) } else { 0.0 };
         check(&format!("{what} {factor:?}: {name}"), &wanted, &got, rounds);
     }
@@ -170,7 +78,7 @@ fn columns_of_16_bit_gradients_sum_to_the_exact_sums_within_rounding() {
     let device = common::open();
     for (factor, rows, columns) in FACTORS.into_iter().flat_map(|f| [(f, 1, 8), (f, 70, 64), (f, 3000, 24)]) {
         compare(&device, "column sum", factor, |case, r| {
-            let input = case.factor(factor, rows * columns, 1e-5, true);
+            let input = case.tensor(rows * columns, 1e-5, true);
             let partials = case.scratch(column_sum::scratch_words(columns, input.narrow));
             let output = case.output("sums", columns);
             column_sum::column_sum(r, input, output, partials);
@@ -194,10 +102,10 @@ fn a_norm_into_16_bits_is_the_exact_one_within_rounding() {
                 let (gamma, beta) = (case.full(d_model, 1.0), case.full(d_model, 1.0));
                 let stats = case.output("stats", 2 * rows);
                 let norm = LayerNorm { d_model, eps: 1e-5, gamma, beta, stats };
-                let output = case.factor_output("output", rows * d_model, false);
+                let output = case.tensor_output("output", rows * d_model, false);
                 let added = with_branch.then(|| {
                     let branch = match narrow_branch {
-                        true => case.factor(factor, rows * d_model, 1.0, false),
+                        true => case.tensor(rows * d_model, 1.0, false),
                         false => case.full(rows * d_model, 1.0).into(),
                     };
                     (branch, case.output("sum", rows * d_model))
@@ -227,14 +135,14 @@ fn a_norms_gradient_from_16_bits_is_the_exact_one_within_rounding() {
                     (0..rows).flat_map(|row| [0.1 * (row % 7) as f32, 0.5].map(f32::to_bits)).collect();
                 let (stats, beta) = (case.add(stats), case.full(d_model, 1.0));
                 let norm = LayerNorm { d_model, eps: 1e-5, gamma, beta, stats };
-                let d_output = case.factor(factor, len, 1e-5, true);
+                let d_output = case.tensor(len, 1e-5, true);
                 let d_input = case.full(len, 1e-5);
-                case.outputs.push(("d_input", d_input.into(), false));
+                case.outputs.push(Output { what: "d_input", tensor: d_input.into(), gradient: false });
                 let d_gamma = case.output("d_gamma", d_model);
                 let d_beta = case.output("d_beta", d_model);
                 let column_sum = with_bias.then(|| case.output("column sum", d_model));
                 if d_output.narrow {
-                    let narrow = case.factor_output("d_input in 16 bits", len, true);
+                    let narrow = case.tensor_output("d_input in 16 bits", len, true);
                     let gradients =
                         NormGradients { d_input, add_residual, narrow, d_gamma, d_beta, column_sum };
                     let scratch = case.scratch(narrow::norm_scratch_words(d_model));
@@ -247,7 +155,7 @@ fn a_norms_gradient_from_16_bits_is_the_exact_one_within_rounding() {
                     let partials = case.scratch(column_sum::scratch_words(d_model, false));
                     column_sum::column_sum(r, d_input.into(), sum, partials);
                 }
-                case.outputs.push(("d_input", d_input.into(), false));
+                case.outputs.push(Output { what: "d_input", tensor: d_input.into(), gradient: false });
             });
         }
     }
@@ -265,7 +173,7 @@ fn the_logits_gradient_in_16_bits_is_the_exact_one_within_rounding() {
             let target = |row: usize| random_u32(1, 2, 0, row as u32) % vocab_size as u32;
             let targets = case.add((0..rows).map(target).collect());
             let losses = case.output("losses", rows);
-            let gradient = case.factor_output("gradient", rows * vocab_size, true);
+            let gradient = case.tensor_output("gradient", rows * vocab_size, true);
             let scale = 0.37 / rows as f32;
             if gradient.narrow && !cross_entropy::is_fused(vocab_size, &r.traits) {
                 return cross_entropy::short(r, logits, targets, losses, gradient, scale);

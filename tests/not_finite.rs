@@ -11,6 +11,7 @@ mod scale;
 #[path = "common/storage.rs"]
 mod storage;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use hlx::train::program::TrainProgram;
 use hlx::train::run::{Run, Setup, step_shape};
 use hlx::train::session::{Session, StepRates, TrainState};
 use hlx::train::verify::Trainer;
-use poison::{Poison, Poisoned, outputs};
+use poison::{Output, Poison, Poisoned, outputs};
 use recipe::{Fault, Recipe};
 use scale::{Random, count, report};
 use storage::Faulty;
@@ -185,6 +186,56 @@ fn assert_sound(folder: &RunFolder, case: &str) {
         let metrics: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(["train/loss", "grad_norm"].iter().all(|key| metrics[key].is_f64()), "{case}: {line}");
     }
+}
+
+/// What a run says whose third step meets a number in a gradient, or in the sum over all of them. The loss
+/// was calculated before either.
+#[test]
+fn in_the_gradient_alone_it_ends_the_step_and_is_named() {
+    let recipe = Recipe::of(TrainOptions {
+        n_layer: Some(1),
+        d_model: Some(16),
+        n_head: Some(2),
+        context: Some(8),
+        batch_size: Some(2),
+        steps: Some(4),
+        val_fraction: Some(0.0),
+        ..TrainOptions::default()
+    });
+    let train = TrainProgram::new(
+        &step_shape(&recipe.config, recipe.data.tokenizer.vocab_size()),
+        CpuExecutor::TRAITS,
+    );
+    let arena = &train.model.arena;
+    let said = |output: &Output, word: usize, number: f32| {
+        let poison = Poison { output: output.clone(), word, number, step: 3 };
+        let place = tempfile::tempdir().unwrap();
+        let text = run_poisoned(&recipe, place.path(), Some(poison)).expect_err(&output.name);
+        assert_sound(&RunFolder::at(place.path().join("run")), &text);
+        text
+    };
+    let start = "the gradient norm is not a finite number at step 3";
+    let (outputs, mut tensors) = (outputs(&train), BTreeSet::new());
+    for output in outputs.iter().filter(|output| output.view.buffer == train.grads.buffer) {
+        let word = output.word(0.5);
+        let tensor = &arena.parameter_at(output.view.offset + word).name;
+        let text = said(output, word, f32::NAN);
+        let wanted = format!("{start}, and first of all tensors the gradient of {tensor} is not");
+        assert!(text.starts_with(&wanted), "{}: {text}", output.name);
+        tensors.insert(tensor.clone());
+    }
+    assert_eq!(tensors.len(), arena.specs.len(), "{tensors:?}");
+    // In the sum alone, and in the reported norm alone, which the update does not read.
+    let sum =
+        outputs.iter().rfind(|output| output.name.ends_with("in sum_of_squares")).expect("it is summed");
+    let text = said(sum, 0, f32::INFINITY);
+    assert!(
+        text.starts_with(&format!("{start}; the first operation that shows it is {}", sum.name)),
+        "{text}"
+    );
+    let norm = outputs.iter().find(|output| output.name.ends_with("in results")).expect("it is reported");
+    let text = said(norm, 1, f32::NAN);
+    assert!(text.starts_with(&format!("{start}: ")), "{text}");
 }
 
 /// Every float that an operation of a step writes: activations, gradients, sums, the update. Either nothing

@@ -10,14 +10,12 @@ use hlx::checkpoint::RunFolder;
 use hlx::config::{Length, TrainConfig};
 use hlx::cpu::CpuExecutor;
 use hlx::error::{Error, Result};
-use hlx::interrupt::Interrupt;
+use hlx::ops::gemm::Tuning;
 use hlx::recording::{BufferId, Executor, RecordingId, Ticket, View};
-use hlx::train::init::{initial_parameters, initial_state};
 use hlx::train::recover;
-use hlx::train::run::{Outcome, Setup, step_shape};
-use hlx::train::session::Session;
+use hlx::train::run::Outcome;
 use tempfile::TempDir;
-use training::{dataset, tiny_run};
+use training::{dataset, new_run, session, tiny_run};
 
 /// The CPU executor, which fails for good at one of its submits, when something else happens as well.
 struct Dying {
@@ -72,26 +70,14 @@ fn config() -> TrainConfig {
 fn train(path: &Path, submits: usize, meanwhile: impl Fn() + 'static) -> Result<Outcome> {
     let (config, mut data) = (config(), dataset());
     data.validation.clear();
-    let folder = RunFolder::at(path);
-    let _lock = folder.prepare(&config, None)?;
-    let model = config.model_config(data.tokenizer.vocab_size());
-    let start = initial_state(initial_parameters(&model, config.seed));
     let session = |submits_left, meanwhile| {
-        Session::new(step_shape(&config, model.vocab_size), CpuExecutor::TRAITS, |train| {
-            let inner = CpuExecutor::load(train.program.clone())?;
-            Ok(Box::new(Dying { inner, submits_left, meanwhile }))
-        })
+        let dying = |inner| -> Box<dyn Executor> { Box::new(Dying { inner, submits_left, meanwhile }) };
+        session(&config, &data, &Tuning::default(), dying)
     };
-    let setup = Setup {
-        config: &config,
-        data: &data,
-        folder: &folder,
-        interrupt: &Interrupt::default(),
-        start: &start,
-        resumed: None,
-        device: ["", ""],
-    };
-    recover::train(setup, session(submits, Box::new(meanwhile))?, || session(usize::MAX, Box::new(|| {})))
+    new_run(&config, &data, &RunFolder::at(path), |setup| {
+        let first = session(submits, Box::new(meanwhile))?;
+        recover::train(setup, first, || session(usize::MAX, Box::new(|| {})))
+    })
 }
 
 /// Submits of 7 steps: a micro-batch and an update each. Steps 2, 4 and 6 are saved by then.

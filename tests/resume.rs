@@ -128,6 +128,38 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     assert_eq!(resumed.json()["digest"], digest);
 }
 
+#[test]
+fn what_a_run_left_behind_when_it_went_on_from_before_is_named_and_can_be_had() {
+    let place = Place::new();
+    let run = format!("train --corpus sums.txt {TINY} --checkpoint-every-steps 2 --keep-last 0");
+    place.hlx(&format!("{run} --steps 6 --out run")).text();
+    place.hlx("train --resume run/step-00000002 --steps 4").text();
+    assert_eq!(place.read_text("run/latest"), "step-00000004\n");
+    place.copy_folder("run", "again");
+    place.copy_folder("run", "damaged");
+
+    let resumed = place.hlx("train --resume run --steps 8 --json");
+    let left = "passing over run/step-00000006: the run has since gone on from an earlier step";
+    for part in [left, "--resume run/step-00000006 takes this one", "going on from run/step-00000004"] {
+        assert!(resumed.stderr.contains(part), "{:?} lacks {part:?}", resumed.stderr);
+    }
+    assert_eq!(resumed.json()["steps"], 8);
+    let named = place.hlx("train --resume again/step-00000006 --steps 8 --json");
+    assert!(named.stderr.contains("going on from again/step-00000006"), "{}", named.stderr);
+    assert!(!named.stderr.contains("passing over"), "{}", named.stderr);
+    named.json();
+
+    // Where nothing else is whole it is better than nothing.
+    for step in ["2", "4"] {
+        place.write(&format!("damaged/step-0000000{step}/model.safetensors"), "cut");
+    }
+    let last = place.hlx("train --resume damaged --steps 8 --json");
+    for part in ["passing over damaged/step-00000004: ", "going on from damaged/step-00000006"] {
+        assert!(last.stderr.contains(part), "{:?} lacks {part:?}", last.stderr);
+    }
+    last.json();
+}
+
 /// Ctrl-C after the first step; sending it is the part that is Unix's own.
 #[cfg(unix)]
 mod interrupt {

@@ -17,13 +17,12 @@ use hlx::checkpoint::{Checkpoint, RunFolder};
 use hlx::config::{Length, ModelConfig, Precision};
 use hlx::cpu::CpuExecutor;
 use hlx::exact::random_u32;
-use hlx::interrupt::Interrupt;
-use hlx::ops::gemm::{Tuning, Way, key};
+use hlx::ops::gemm::{Tuning, Way};
 use hlx::recording::{Executor, Program, Traits};
 use hlx::train::digest::StateDigest;
 use hlx::train::init::{initial_parameters, initial_state};
 use hlx::train::program::{StepShape, TrainProgram};
-use hlx::train::run::{Run, Setup, step_shape};
+use hlx::train::run::{Run, Setup};
 use hlx::train::session::{MicroBatch, Session, StepRates};
 use hlx::vulkan::{Device, VulkanExecutor};
 use tempfile::TempDir;
@@ -65,11 +64,7 @@ fn trained(
 /// The ways of each different product of a step, by its key.
 fn ways(traits: Traits) -> BTreeMap<String, Vec<Way>> {
     let products = TrainProgram::new(&shape(), traits).first.products;
-    let of = |gemm| {
-        let best = Way::best(gemm, &traits, true);
-        (key(gemm, &best), best.alternatives(gemm, &traits, true))
-    };
-    products.iter().map(of).collect()
+    products.iter().map(|product| (product.key(), product.ways(&traits))).collect()
 }
 
 /// Takes the way at this place of each product, or the last.
@@ -185,24 +180,11 @@ fn saved_run(precision: Precision, place: &TempDir) -> Checkpoint {
     (config.precision, config.length) = (precision, Length::Steps(2));
     let data = training::dataset();
     let folder = RunFolder::at(place.path().join(precision.name()));
-    let _lock = folder.prepare(&config, None).unwrap();
-    let model = config.model_config(data.tokenizer.vocab_size());
-    let start = initial_state(initial_parameters(&model, config.seed));
-    let session =
-        Session::tuned(step_shape(&config, model.vocab_size), CpuExecutor::TRAITS, &tuning(), |train| {
-            Ok(Box::new(CpuExecutor::load(train.program.clone())?))
-        });
-    let setup = Setup {
-        config: &config,
-        data: &data,
-        folder: &folder,
-        interrupt: &Interrupt::default(),
-        start: &start,
-        resumed: None,
-        device: ["a card", "driver 1"],
-    };
-    let outcome = Run::new(setup, session.unwrap()).unwrap().train().unwrap();
-    Checkpoint::load(&outcome.checkpoint).unwrap()
+    let session = training::session(&config, &data, &tuning(), |executor| Box::new(executor)).unwrap();
+    let outcome = training::new_run(&config, &data, &folder, |setup| {
+        Run::new(Setup { device: ["a card", "driver 1"], ..setup }, session)?.train()
+    });
+    Checkpoint::load(&outcome.unwrap().checkpoint).unwrap()
 }
 
 /// What is exact has the same bytes wherever it was made; of what is not, the checkpoint says how it was

@@ -11,7 +11,6 @@ mod halves;
 mod products;
 
 use std::collections::HashSet;
-use std::io::Write;
 use std::sync::Arc;
 
 use hlx::cpu::CpuExecutor;
@@ -19,13 +18,13 @@ use hlx::exact::fill_normal;
 use hlx::ops::Recorder;
 use hlx::ops::gemm::units::{self, TILES, UnitPlan, UnitTile};
 use hlx::ops::gemm::{Gemm, Matrix, Pass, Tiling};
-use hlx::ops::pack::{pack, packed_words};
+use hlx::ops::pack::{pack, pack_on_host, packed_words};
 use hlx::precision::Precision;
 use hlx::recording::{Executor, Factor, Group, MatrixUnits, Program, RecordingId, Residence, Traits, View};
 use hlx::vulkan::{Device, Kind, VulkanExecutor};
 
 use closeness::check;
-use halves::{GRADIENT_SCALE, from_half, half_at, packed, to_half};
+use halves::{GRADIENT_SCALE, from_half, half_at, to_half};
 use products::{Case, Loaded, batches_and_triangles, element, load_gemm, long_sums, shapes_and_layouts};
 
 /// Small, because software Vulkan takes long to build a large tile's kernel.
@@ -34,13 +33,7 @@ const TILE: UnitTile = UnitTile { step: 16, ..UnitTile::new([32, 32], [16, 16]) 
 /// The device under test, if it has matrix units.
 fn open() -> Option<(Arc<Device>, MatrixUnits)> {
     let device = common::open();
-    let units = device.info().matrix_units;
-    if units.is_none() {
-        // Past the test harness, which would keep it to itself.
-        let name = &device.info().name;
-        let _ = writeln!(std::io::stderr(), "NOT RUN: {name} has no matrix units that hlx has kernels for");
-    }
-    units.map(|units| (device, units))
+    common::matrix_units(&device).map(|units| (device, units))
 }
 
 /// What the norm of the difference may be, of the exact result's.
@@ -147,7 +140,8 @@ impl Packed {
             executor.write(*view, bytemuck::cast_slice(values)).unwrap();
         }
         for i in 0..2 {
-            executor.write(self.views[i], &packed(&self.loaded.inputs[i].1, factor)).unwrap();
+            let words = pack_on_host(&self.loaded.inputs[i].1, factor, false);
+            executor.write(self.views[i], &words).unwrap();
         }
         executor.write(self.views[2], &vec![UNWRITTEN_PAIR; self.views[2].words]).unwrap();
     }
@@ -303,8 +297,7 @@ fn small_gradients_keep_their_digits() {
         let exact = result(&mut CpuExecutor::load(exact).unwrap(), false);
         let is_packed = gradients == Gradients::Packed;
         let got = result(&mut VulkanExecutor::load(&device, program).unwrap(), is_packed);
-        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-        norm(&mut exact.iter().zip(&got).map(|(x, y)| x - y)) / norm(&mut exact.iter().copied())
+        common::distance(&got, &exact)
     };
     for known in [Gradients::Known, Gradients::Packed] {
         assert!(error(known) <= tolerance(units), "{}", error(known));
@@ -316,13 +309,7 @@ fn small_gradients_keep_their_digits() {
 /// Which kernel a precision asks for, and that a product's plan follows from its shape.
 #[test]
 fn mixed_takes_matrix_units_where_there_are_some() {
-    let units = MatrixUnits {
-        factor: Factor::F16,
-        side: 16,
-        subgroup_size: 32,
-        in_registers: false,
-        workgroup_scope: false,
-    };
+    let units = MatrixUnits::usual(Factor::F16);
     let traits = Traits {
         precision: Precision::Mixed,
         fast_shared_memory: true,

@@ -2,7 +2,7 @@
 //!
 //! Runs on software Vulkan, or on the device named by `HLX_TEST_DEVICE` (as `--device` takes it).
 
-use std::sync::Arc;
+mod common;
 
 use hlx::error::Error;
 use hlx::exact::snap;
@@ -10,30 +10,11 @@ use hlx::kernels::accumulate::{Bindings, Push, Specialization, dispatch};
 use hlx::recording::{
     BufferId, Dispatch, Executor, Group, Program, RING_SLOTS, RecordingId, Residence, View, align_words,
 };
-use hlx::vulkan::{Device, Kind, PlantedFault, Selection, VulkanExecutor, devices};
+use hlx::vulkan::{Device, PlantedFault, VulkanExecutor};
+
+use common::{assert_silent, open_watched as open};
 
 const LOCAL: usize = 256;
-
-/// What a test that cannot run says.
-const INSTALL: &str = "this test needs software Vulkan and the Vulkan validation layer \
-                       (Debian and Ubuntu: apt install mesa-vulkan-drivers vulkan-validationlayers)";
-
-/// Opens the device to test, watched by the validation layer.
-fn open() -> Arc<Device> {
-    let selection = match std::env::var("HLX_TEST_DEVICE") {
-        Ok(name) => name.parse().unwrap(),
-        Err(_) => {
-            let all = devices().unwrap_or_else(|error| panic!("{error}; {INSTALL}"));
-            let software = all.iter().find(|d| d.kind == Kind::Cpu);
-            Selection::Index(software.unwrap_or_else(|| panic!("{INSTALL}")).index)
-        }
-    };
-    Device::open(&selection, true).unwrap_or_else(|error| panic!("{error}; {INSTALL}"))
-}
-
-fn assert_silent(device: &Device) {
-    assert_eq!(device.validation_messages(), Vec::<String>::new());
-}
 
 /// sum = addend, or sum += addend.
 fn accumulate(addend: View, sum: View, first: bool) -> Dispatch {
@@ -312,6 +293,25 @@ fn dispatches_are_timed() {
     assert!(one.min_ms() > 0.0, "{one:?}");
     assert!(times.median_ms() > 3.0 * one.min_ms(), "20 dispatches: {times:?}, one: {one:?}");
     assert!(times.runs_ms.iter().sum::<f64>() <= wall_ms, "{times:?} in {wall_ms} ms");
+    drop(executor);
+    assert_silent(&device);
+}
+
+/// What works in place has in every run what it has in a step, however many dispatches are timed.
+#[test]
+fn each_dispatch_is_timed_in_runs_of_the_whole_recording() {
+    let device = open();
+    let mut program = Program::default();
+    let a = program.add_buffer("a", 64, Group::Scratch, Residence::Device);
+    let sum = program.add_buffer("sum", 64, Group::Scratch, Residence::Device);
+    let dispatches = (0..40).map(|number| accumulate(a, sum, number == 0)).collect();
+    let recording = program.add_recording("sums", dispatches);
+    let mut executor = VulkanExecutor::load(&device, program).unwrap();
+    executor.write(a, &[1f32.to_bits(); 64]).unwrap();
+    let times = executor.time_each(recording, 3).unwrap();
+    assert_eq!(times.len(), 40);
+    assert!(times.iter().all(|ms| *ms >= 0.0) && times.iter().sum::<f64>() > 0.0, "{times:?}");
+    assert_eq!(executor.read(sum).unwrap(), [40f32.to_bits(); 64]);
     drop(executor);
     assert_silent(&device);
 }

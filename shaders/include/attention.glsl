@@ -72,27 +72,27 @@ uint row_at(uint query) {
 }
 
 // Four channels from `channel` on, a multiple of 4, of the position whose channels begin at `at`.
-#define LOAD_QUAD(name)                                                          \
-    vec4 load_##name(uint at, uint channel) {                                    \
-        if (WIDE != 0) {                                                         \
-            return channel < push.d_head ? name##_vec4[(at + channel) / 4] : vec4(0.0); \
-        }                                                                        \
-        vec4 x = vec4(0.0);                                                      \
-        for (uint i = 0; i < 4; ++i) {                                           \
-            if (channel + i < push.d_head) x[i] = name[at + channel + i];        \
-        }                                                                        \
-        return x;                                                                \
+#define LOAD_QUAD(name)                                                                   \
+    vec4 load_##name(uint at, uint channel) {                                             \
+        if (WIDE != 0) {                                                                  \
+            return channel < push.d_head ? name##_vec4[(at + channel) / 4] : vec4(0.0);   \
+        }                                                                                 \
+        vec4 x = vec4(0.0);                                                               \
+        for (uint i = 0; i < 4; ++i) {                                                    \
+            if (channel + i < push.d_head) x[i] = name[at + channel + i];                 \
+        }                                                                                 \
+        return x;                                                                         \
     }
 
-#define STORE_QUAD(name)                                                         \
-    void store_##name(uint at, uint channel, vec4 x) {                           \
-        if (WIDE != 0) {                                                         \
-            if (channel < push.d_head) name##_vec4[(at + channel) / 4] = x;      \
-            return;                                                              \
-        }                                                                        \
-        for (uint i = 0; i < 4; ++i) {                                           \
-            if (channel + i < push.d_head) name[at + channel + i] = x[i];        \
-        }                                                                        \
+#define STORE_QUAD(name)                                                                  \
+    void store_##name(uint at, uint channel, vec4 x) {                                    \
+        if (WIDE != 0) {                                                                  \
+            if (channel < push.d_head) name##_vec4[(at + channel) / 4] = x;               \
+            return;                                                                       \
+        }                                                                                 \
+        for (uint i = 0; i < 4; ++i) {                                                    \
+            if (channel + i < push.d_head) name[at + channel + i] = x[i];                 \
+        }                                                                                 \
     }
 
 // The factors by which dropout multiplies the probabilities of four keys from `key`, a multiple of 4: 0 or

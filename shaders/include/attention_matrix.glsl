@@ -122,19 +122,19 @@ vec4 bounded(vec4 x) {
 
 // Eight channels from `channel` on, a multiple of 8, of the position whose channels begin at `at`, as
 // factors.
-#define LOAD_EIGHT(name)                                                                  \
-    uvec4 load_##name(uint at, uint channel) {                                           \
-        uint n = at + channel;                                                           \
-        return PACKED != 0 ? name##_uvec4[n / 8] : pack_eight(name##_vec4[n / 4], name##_vec4[n / 4 + 1]); \
+#define LOAD_EIGHT(name)                                                                                     \
+    uvec4 load_##name(uint at, uint channel) {                                                               \
+        uint n = at + channel;                                                                               \
+        return PACKED != 0 ? name##_uvec4[n / 8] : pack_eight(name##_vec4[n / 4], name##_vec4[n / 4 + 1]);   \
     }
 
 // The same of a gradient, which is scaled if it is not packed yet.
-#define LOAD_EIGHT_OF_GRADIENT(name)                                                      \
-    uvec4 load_##name(uint at, uint channel) {                                           \
-        uint n = at + channel;                                                           \
-        if (PACKED != 0) return name##_uvec4[n / 8];                                     \
-        return pack_eight(bounded(name##_vec4[n / 4] * push.gradient_scale),             \
-                          bounded(name##_vec4[n / 4 + 1] * push.gradient_scale));        \
+#define LOAD_EIGHT_OF_GRADIENT(name)                                                                         \
+    uvec4 load_##name(uint at, uint channel) {                                                               \
+        uint n = at + channel;                                                                               \
+        if (PACKED != 0) return name##_uvec4[n / 8];                                                         \
+        return pack_eight(bounded(name##_vec4[n / 4] * push.gradient_scale),                                 \
+                          bounded(name##_vec4[n / 4 + 1] * push.gradient_scale));                            \
     }
 
 // What a result that is a gradient is multiplied by.
@@ -175,43 +175,43 @@ void store_columns(uint first) {
 
 // Loads the OWN tiles of a unit's rows from position `first` on, as left factors: all channels. Past the last
 // position it is repeated.
-#define LOAD_ROWS(left, load, at, first, unit)                                           \
-    [[unroll]] for (uint r_ = 0; r_ < OWN; ++r_) {                                       \
-        uint slot_ = min(unit, UNITS - 1) * SIDE * PITCH;                                \
-        subgroupBarrier();                                                               \
-        for (uint n_ = gl_SubgroupInvocationID; n_ < SIDE * EIGHTS; n_ += gl_SubgroupSize) { \
-            uint position_ = min((first) + r_ * SIDE + n_ / EIGHTS, push.context - 1);   \
-            staged[slot_ + n_ / EIGHTS * PITCH + n_ % EIGHTS] = load(at(position_), n_ % EIGHTS * 8); \
-        }                                                                                \
-        subgroupBarrier();                                                               \
-        [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                 \
-            coopMatLoad(left[r_ * DEPTH + c_], staged, slot_ + c_ * SIDE / 8, PITCH, ROW_MAJOR); \
-        }                                                                                \
+#define LOAD_ROWS(left, load, at, first, unit)                                                               \
+    [[unroll]] for (uint r_ = 0; r_ < OWN; ++r_) {                                                           \
+        uint slot_ = min(unit, UNITS - 1) * SIDE * PITCH;                                                    \
+        subgroupBarrier();                                                                                   \
+        for (uint n_ = gl_SubgroupInvocationID; n_ < SIDE * EIGHTS; n_ += gl_SubgroupSize) {                 \
+            uint position_ = min((first) + r_ * SIDE + n_ / EIGHTS, push.context - 1);                       \
+            staged[slot_ + n_ / EIGHTS * PITCH + n_ % EIGHTS] = load(at(position_), n_ % EIGHTS * 8);        \
+        }                                                                                                    \
+        subgroupBarrier();                                                                                   \
+        [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                                     \
+            coopMatLoad(left[r_ * DEPTH + c_], staged, slot_ + c_ * SIDE / 8, PITCH, ROW_MAJOR);             \
+        }                                                                                                    \
     }
 
 // sum[] += left times the transpose of AT_ONCE tiles of staged rows from `row` on: sums over all channels.
-#define ADD_PRODUCTS(sum, left, row)                                                     \
-    [[unroll]] for (uint k_ = 0; k_ < AT_ONCE; ++k_) {                                   \
-        [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                 \
-            RIGHT_MATRIX right_;                                                         \
-            uint at_ = ((row) + k_ * SIDE) * PITCH + c_ * SIDE / 8;                      \
-            coopMatLoad(right_, staged, at_, PITCH, COLUMN_MAJOR);                       \
-            [[unroll]] for (uint r_ = 0; r_ < OWN; ++r_) {                               \
-                uint n_ = r_ * AT_ONCE + k_;                                             \
-                sum[n_] = coopMatMulAdd(left[r_ * DEPTH + c_], right_, sum[n_]);         \
-            }                                                                            \
-        }                                                                                \
+#define ADD_PRODUCTS(sum, left, row)                                                                         \
+    [[unroll]] for (uint k_ = 0; k_ < AT_ONCE; ++k_) {                                                       \
+        [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                                     \
+            RIGHT_MATRIX right_;                                                                             \
+            uint at_ = ((row) + k_ * SIDE) * PITCH + c_ * SIDE / 8;                                          \
+            coopMatLoad(right_, staged, at_, PITCH, COLUMN_MAJOR);                                           \
+            [[unroll]] for (uint r_ = 0; r_ < OWN; ++r_) {                                                   \
+                uint n_ = r_ * AT_ONCE + k_;                                                                 \
+                sum[n_] = coopMatMulAdd(left[r_ * DEPTH + c_], right_, sum[n_]);                             \
+            }                                                                                                \
+        }                                                                                                    \
     }
 
 // sum[] += left, a tile for each tile of rows, times a tile of staged rows from `row` on.
-#define ADD_WEIGHTED(sum, left, row)                                                     \
-    [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                     \
-        RIGHT_MATRIX right_;                                                             \
-        coopMatLoad(right_, staged, (row) * PITCH + c_ * SIDE / 8, PITCH, ROW_MAJOR);    \
-        [[unroll]] for (uint r_ = 0; r_ < OWN; ++r_) {                                   \
-            uint n_ = r_ * DEPTH + c_;                                                   \
-            sum[n_] = coopMatMulAdd(left[r_], right_, sum[n_]);                          \
-        }                                                                                \
+#define ADD_WEIGHTED(sum, left, row)                                                                         \
+    [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                                         \
+        RIGHT_MATRIX right_;                                                                                 \
+        coopMatLoad(right_, staged, (row) * PITCH + c_ * SIDE / 8, PITCH, ROW_MAJOR);                        \
+        [[unroll]] for (uint r_ = 0; r_ < OWN; ++r_) {                                                       \
+            uint n_ = r_ * DEPTH + c_;                                                                       \
+            sum[n_] = coopMatMulAdd(left[r_], right_, sum[n_]);                                              \
+        }                                                                                                    \
     }
 
 // The memory that a subgroup's unit shares among its invocations alone.
@@ -316,37 +316,37 @@ SUM_MATRIX columns_less_rows() {
 
 // Stores the OWN tiles of a unit's rows of sums from position `first` on, as far as there are positions. What
 // is packed goes through the rows' place in the stage.
-#define STORE_ROWS(name, at, sum, first, unit)                                           \
-    [[unroll]] for (uint r_ = 0; r_ < OWN; ++r_) {                                       \
-        uint slot_ = (unit) * SIDE * PITCH;                                              \
-        subgroupBarrier();                                                               \
-        [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                 \
-            SUM_MATRIX x_ = sum[r_ * DEPTH + c_];                                        \
-            if (PACKED != 0) {                                                           \
-                [[unroll]] for (uint i_ = 0; i_ < x_.length(); ++i_) x_[i_] = bounded(x_[i_]); \
-                LEFT_MATRIX y_ = to_left(x_, unit);                                      \
-                if ((unit) < UNITS) coopMatStore(y_, staged, slot_ + c_ * SIDE / 8, PITCH, ROW_MAJOR); \
-            } else {                                                                     \
-                store_sums(x_, unit);                                                    \
-                for (uint n_ = gl_SubgroupInvocationID; n_ < SIDE / 4 * SIDE; n_ += gl_SubgroupSize) { \
-                    uint row_ = n_ / (SIDE / 4);                                         \
-                    uint quad_ = n_ % (SIDE / 4);                                        \
-                    uint position_ = (first) + r_ * SIDE + row_;                         \
-                    if ((unit) < UNITS && position_ < push.context) {                    \
-                        uint to_ = (at(position_) + c_ * SIDE) / 4 + quad_;              \
-                        name##_vec4[to_] = stored_sums(unit, row_, quad_);               \
-                    }                                                                    \
-                }                                                                        \
-            }                                                                            \
-        }                                                                                \
-        subgroupBarrier();                                                               \
-        if (PACKED != 0) {                                                               \
-            for (uint n_ = gl_SubgroupInvocationID; n_ < SIDE * EIGHTS; n_ += gl_SubgroupSize) { \
-                uint position_ = (first) + r_ * SIDE + n_ / EIGHTS;                      \
-                if ((unit) < UNITS && position_ < push.context) {                        \
-                    name##_uvec4[at(position_) / 8 + n_ % EIGHTS] =                      \
-                        staged[slot_ + n_ / EIGHTS * PITCH + n_ % EIGHTS];               \
-                }                                                                        \
-            }                                                                            \
-        }                                                                                \
+#define STORE_ROWS(name, at, sum, first, unit)                                                               \
+    [[unroll]] for (uint r_ = 0; r_ < OWN; ++r_) {                                                           \
+        uint slot_ = (unit) * SIDE * PITCH;                                                                  \
+        subgroupBarrier();                                                                                   \
+        [[unroll]] for (uint c_ = 0; c_ < DEPTH; ++c_) {                                                     \
+            SUM_MATRIX x_ = sum[r_ * DEPTH + c_];                                                            \
+            if (PACKED != 0) {                                                                               \
+                [[unroll]] for (uint i_ = 0; i_ < x_.length(); ++i_) x_[i_] = bounded(x_[i_]);               \
+                LEFT_MATRIX y_ = to_left(x_, unit);                                                          \
+                if ((unit) < UNITS) coopMatStore(y_, staged, slot_ + c_ * SIDE / 8, PITCH, ROW_MAJOR);       \
+            } else {                                                                                         \
+                store_sums(x_, unit);                                                                        \
+                for (uint n_ = gl_SubgroupInvocationID; n_ < SIDE / 4 * SIDE; n_ += gl_SubgroupSize) {       \
+                    uint row_ = n_ / (SIDE / 4);                                                             \
+                    uint quad_ = n_ % (SIDE / 4);                                                            \
+                    uint position_ = (first) + r_ * SIDE + row_;                                             \
+                    if ((unit) < UNITS && position_ < push.context) {                                        \
+                        uint to_ = (at(position_) + c_ * SIDE) / 4 + quad_;                                  \
+                        name##_vec4[to_] = stored_sums(unit, row_, quad_);                                   \
+                    }                                                                                        \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
+        subgroupBarrier();                                                                                   \
+        if (PACKED != 0) {                                                                                   \
+            for (uint n_ = gl_SubgroupInvocationID; n_ < SIDE * EIGHTS; n_ += gl_SubgroupSize) {             \
+                uint position_ = (first) + r_ * SIDE + n_ / EIGHTS;                                          \
+                if ((unit) < UNITS && position_ < push.context) {                                            \
+                    name##_uvec4[at(position_) / 8 + n_ % EIGHTS] =                                          \
+                        staged[slot_ + n_ / EIGHTS * PITCH + n_ % EIGHTS];                                   \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
     }

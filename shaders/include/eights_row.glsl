@@ -1,5 +1,5 @@
 // Row reductions for CPU-type devices, as row.glsl's: an invocation has a row for itself, 32 elements of it at
-// a time, one of each lane. Twin of exact::row_sum.
+// a time, one of each lane. Twin of ops::rows.
 layout(local_size_x = 8) in;
 
 #include "eights.glsl"

@@ -1,6 +1,5 @@
 // How the sums of a subgroup become elements of C: by way of shared memory, a row of two matrices at a time, so
 // that an invocation writes eight or four elements side by side.
-
 //
 // What else is done to an element on its way, the including shader says:
 //   GELU           C goes into GELU, whose result is written too; C itself only if AGAIN, else GELU's derivative

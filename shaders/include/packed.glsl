@@ -8,7 +8,7 @@
 
 layout(constant_id = F16_ID) const uint F16 = 0; // 5 bits of exponent and 11 of significand, else 8 and 8
 
-// What gradients are multiplied by where 16 bits hold little exponent. Twin of units::GRADIENT_SCALE.
+// What gradients are multiplied by where 16 bits hold little exponent. Twin of ops::gemm::units::GRADIENT_SCALE.
 const float GRADIENT_SCALE = 16384.0;
 
 uint packed_pair(vec2 x, bool gradient) {

@@ -2,7 +2,7 @@
 //
 // ROW_WIDTH invocations share a row and ROWS_PER_GROUP rows share a workgroup. The two change who
 // computes a lane, never its order: a GPU takes 32 invocations a row and a shared-memory tree, a
-// CPU-type device one invocation a row and no barrier. Twin of exact::row_sum.
+// CPU-type device one invocation a row and no barrier. Twin of ops::rows.
 //
 // Every invocation of a workgroup must call row_sum and row_max equally often.
 

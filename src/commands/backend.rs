@@ -1,5 +1,6 @@
 //! Where a command runs: the CPU executor or a Vulkan device, chosen once and able to load programs.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +26,14 @@ pub struct Chosen {
     pub backend: Backend,
     /// One sentence for the log; `None` where the user's own choice says enough.
     pub why: Option<String>,
+}
+
+impl fmt::Display for Chosen {
+    /// The backend, its driver, and why it was taken, if that is to be said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.backend.name(), self.backend.driver())?;
+        self.why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
 }
 
 impl Chosen {
@@ -66,12 +75,17 @@ impl Backend {
     /// The CPU executor, and software Vulkan, calculate `f32` as they do `exact`: nothing else is faster
     /// there.
     pub fn lacks(&self, precision: Precision) -> Option<String> {
-        let traits = self.traits(precision);
-        // Software Vulkan offers matrix units that are no faster than plain arithmetic.
-        let units = traits.matrix_units.filter(|_| traits.fast_shared_memory);
-        (precision == Precision::Mixed && units.is_none()).then(|| {
-            "it has no matrix units that hlx can use (VK_KHR_cooperative_matrix, 16-bit factors)".into()
-        })
+        if precision != Precision::Mixed {
+            return None;
+        }
+        let Backend::Vulkan(device) = self else { return Some("it has no matrix units".to_owned()) };
+        match &device.info().no_matrix_units {
+            Some(reason) => Some(format!("it has no matrix units that hlx can use ({reason})")),
+            None if device.info().kind == Kind::Cpu => {
+                Some("its matrix units are software, no faster than plain arithmetic".to_owned())
+            }
+            None => None,
+        }
     }
 
     /// Holds the products of a precision to the exact ones before anything is trusted to them.
@@ -169,11 +183,16 @@ impl Backend {
 
     /// True if a program fits this device.
     pub fn fits(&self, program: &Program) -> bool {
-        self.obstacle(program, self.memory_budget_bytes()).is_none()
+        self.obstacle(program).is_none()
     }
 
-    /// Why a program does not fit this device with so much memory free, if it does not.
-    fn obstacle(&self, program: &Program, budget: Option<u64>) -> Option<String> {
+    /// Why a program does not fit this device, if it does not.
+    pub fn obstacle(&self, program: &Program) -> Option<String> {
+        self.obstacle_within(program, self.memory_budget_bytes())
+    }
+
+    /// The same with so much memory free.
+    fn obstacle_within(&self, program: &Program, budget: Option<u64>) -> Option<String> {
         let total: u64 = program.bytes_by_group().values().sum();
         match (budget, self) {
             (Some(budget), _) if total > budget => {
@@ -224,11 +243,6 @@ fn summarize(all: &[DeviceInfo]) -> String {
         (None, _) => d.name.clone(),
     });
     each.collect::<Vec<_>>().join("; ")
-}
-
-/// The error for a product that is too large.
-pub fn too_large(backend: &Backend, [m, k, n]: [usize; 3]) -> Error {
-    Error::Usage(format!("{m} x {k} x {n} does not fit {}: give smaller sizes", backend.name()))
 }
 
 /// The largest batch size in `1..=limit` for which `fits` holds, 0 if none, assuming that smaller ones
@@ -298,7 +312,7 @@ pub fn plan(
         Backend::Vulkan(_) => 0,
     };
     let left = budget.map(|budget| budget.saturating_sub(host_bytes));
-    let obstacle = |batch| backend.obstacle(&program(batch), left);
+    let obstacle = |batch| backend.obstacle_within(&program(batch), left);
     let largest = largest_batch(limit, |batch| obstacle(batch).is_none());
     let name = backend.name();
     // Of the smallest batch that does not fit. Past the limit, tensors may not even be countable.
@@ -332,6 +346,16 @@ mod tests {
     use crate::train::program::{StepShape, TrainProgram};
     use crate::train::run::step_shape;
     use crate::vulkan::Simulation;
+
+    /// Software Vulkan, made worse than it is.
+    fn simulated(lower: fn(&mut DeviceInfo)) -> Backend {
+        let install = "this test needs software Vulkan (Debian and Ubuntu: apt install mesa-vulkan-drivers)";
+        let all = devices().unwrap_or_else(|error| panic!("{error}; {install}"));
+        let software = all.iter().find(|d| d.kind == Kind::Cpu).unwrap_or_else(|| panic!("{install}"));
+        let simulation = Simulation { lower: Some(lower), ..Default::default() };
+        let device = Device::open_simulated(&Selection::Index(software.index), false, simulation);
+        Backend::Vulkan(device.unwrap_or_else(|error| panic!("{error}; {install}")))
+    }
 
     #[test]
     fn a_device_that_differs_is_refused_with_kernel_element_and_values() {
@@ -378,6 +402,20 @@ mod tests {
     }
 
     #[test]
+    fn a_device_says_why_it_lacks_matrix_units() {
+        let lacking = simulated(|info| {
+            info.kind = Kind::Discrete;
+            info.no_matrix_units = Some("its subgroups lack shuffle".to_owned());
+        });
+        let reason = "it has no matrix units that hlx can use (its subgroups lack shuffle)";
+        assert_eq!(lacking.lacks(Precision::Mixed).as_deref(), Some(reason));
+        assert_eq!(lacking.offered(), [Precision::Exact, Precision::F32]);
+        let with = |info: &mut DeviceInfo| info.no_matrix_units = None;
+        let software = simulated(with).lacks(Precision::Mixed).expect("software is no faster by them");
+        assert!(software.contains("software"), "{software}");
+    }
+
+    #[test]
     fn the_largest_batch_is_found_wherever_the_limit_lies() {
         for enough in 0..70 {
             for limit in [1, 2, 3, 31, 64, 100] {
@@ -388,13 +426,7 @@ mod tests {
 
     #[test]
     fn a_batch_past_a_limit_is_refused_with_the_limit_and_the_largest_that_fits() {
-        let install = "this test needs software Vulkan (Debian and Ubuntu: apt install mesa-vulkan-drivers)";
-        let all = devices().unwrap_or_else(|error| panic!("{error}; {install}"));
-        let software = all.iter().find(|d| d.kind == Kind::Cpu).unwrap_or_else(|| panic!("{install}"));
-        let simulation =
-            Simulation { lower: Some(|info| info.max_storage_range_bytes = 1 << 20), ..Default::default() };
-        let device = Device::open_simulated(&Selection::Index(software.index), false, simulation).unwrap();
-        let backend = Backend::Vulkan(device);
+        let backend = simulated(|info| info.max_storage_range_bytes = 1 << 20);
         let options = TrainOptions { model: Some(Preset::Nano), ..TrainOptions::default() };
         let config = TrainConfig::resolve(options, None).unwrap();
         let shape = step_shape(&config, 65);

@@ -18,8 +18,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let backend = &chosen.backend;
     let precisions = args.precision.map_or_else(|| backend.offered(), |one| vec![one]);
     let questions = questions(args, backend, &precisions)?;
-    let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
-    say(format_args!("on {} ({}){why}", backend.name(), backend.driver()));
+    say(format_args!("on {chosen}"));
     let mut tuner = Tuner::new(!args.no_tune);
     let peaks = if args.no_peaks { None } else { Some(Peaks::measure(backend, &precisions, &mut tuner)?) };
     if !args.json {

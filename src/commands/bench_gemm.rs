@@ -59,8 +59,7 @@ pub fn run(args: &BenchGemmArgs) -> Result<()> {
         shapes.iter().flat_map(|&sizes| precisions.iter().map(move |&p| product(sizes, p))).collect();
     products.iter().try_for_each(|product| product.check_fit(backend))?;
     if !args.json {
-        let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
-        say(format_args!("on {} ({}){why}", backend.name(), backend.driver()));
+        say(format_args!("on {chosen}"));
         print(&header())?;
     }
     let mut tuner = Tuner::new(!args.no_tune);

@@ -11,8 +11,9 @@ use crate::cli::EvalArgs;
 use crate::config::Precision;
 use crate::data::{Corpus, EvaluationWindows};
 use crate::error::{Error, Result};
+use crate::model::parameters::ModelState;
 use crate::report::format;
-use crate::train::evaluate::evaluate;
+use crate::train::evaluate::{Evaluation, evaluate};
 use crate::train::inference::{Inference, InferenceProgram};
 use crate::train::session::MicroBatch;
 
@@ -22,17 +23,9 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let corpus = Corpus::read(&args.corpus)?;
     let tokens = tokenizer.encode_corpus(&corpus)?;
     let windows = EvaluationWindows::new(tokens.len(), model.config.context, &corpus.name)?;
-    let chosen = Backend::open(&args.device, Precision::Exact)?;
-    let (backend, batch_size) = (&chosen.backend, args.batch_size as usize);
-    let copies = COPIES_TO_EVALUATE;
-    let program =
-        |batch_size| InferenceProgram::new(&model.config, batch_size, backend.traits(Precision::Exact));
-    let plan = backend::plan(backend, &model.config, batch_size, "", copies, |batch_size| {
-        program(batch_size).program
-    })?;
-    tracing::info!("{plan}");
-    let mut inference = Inference::new(program(batch_size), &model.tensors, |program| backend.load(program))?;
-
+    let backend = Backend::open(&args.device, Precision::Exact)?.backend;
+    let batch_size = args.batch_size as usize;
+    let mut inference = load(&backend, &model, batch_size)?;
     let words = batch_size * model.config.context;
     if let Some(path) = &args.dump_logits {
         dump_logits(&mut inference, &tokens, &windows, words, path)?;
@@ -41,30 +34,41 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let evaluation = evaluate(&tokens, &windows, words, model.config.context, losses)?;
     if !evaluation.loss.is_finite() {
         return Err(Error::Input(format!(
-            "the loss of --checkpoint {} is not a finite number: its weights are not those of a \
-             trained model",
+            "the loss of --checkpoint {} is not a finite number, so its weights are not those of a \
+             trained model: give another checkpoint",
             args.checkpoint.display()
         )));
     }
     // The end of an example is predicted too, but it is no character.
     let characters = tokens[1..].iter().filter(|&&token| Some(token) != tokenizer.end_of_text()).count();
-    let bits = evaluation.loss * evaluation.tokens as f64 / libm::log(2.0) / characters.max(1) as f64;
-    let perplexity = libm::exp(evaluation.loss);
+    let Evaluation { loss, tokens: predicted } = evaluation;
+    let perplexity = libm::exp(loss);
+    let bits = loss * predicted as f64 / libm::log(2.0) / characters.max(1) as f64;
     if args.json {
-        return print_json(&json!({
-            "loss": evaluation.loss,
+        let json = json!({
+            "loss": loss,
             "perplexity": perplexity,
             "bits_per_character": bits,
-            "tokens": evaluation.tokens,
-        }));
+            "tokens": predicted,
+        });
+        return print_json(&json);
     }
+    let (count, name, device) = (format::count(predicted as f64), &corpus.name, backend.name());
     print(&format!(
-        "loss {:.4}, perplexity {perplexity:.3}, {bits:.4} bits a character, over {} tokens of {} on {}\n",
-        evaluation.loss,
-        format::count(evaluation.tokens as f64),
-        corpus.name,
-        backend.name()
+        "loss {loss:.4}, perplexity {perplexity:.3}, {bits:.4} bits a character, over {count} tokens of \
+         {name} on {device}\n"
     ))
+}
+
+/// Loads a model to predict so many windows at once.
+fn load(backend: &Backend, model: &ModelState, batch_size: usize) -> Result<Inference> {
+    let traits = backend.traits(Precision::Exact);
+    let program = |batch_size| InferenceProgram::new(&model.config, batch_size, traits);
+    let plan = backend::plan(backend, &model.config, batch_size, "", COPIES_TO_EVALUATE, |batch_size| {
+        program(batch_size).program
+    })?;
+    tracing::info!("{plan}");
+    Inference::new(program(batch_size), &model.tensors, |program| backend.load(program))
 }
 
 /// Writes the tokens and logits of the first window that count.

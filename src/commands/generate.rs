@@ -66,7 +66,8 @@ pub fn open(flag: &str, path: &Path) -> Result<(ModelState, Tokenizer)> {
     };
     if tokenizer.vocab_size() != model.config.vocab_size {
         return Err(Error::Input(format!(
-            "{flag} {}: tokenizer.json has {} tokens and the model {}: they do not belong together",
+            "{flag} {}: tokenizer.json has {} tokens and the model {}, so they do not belong together: put \
+             the tokenizer.json there that the model was trained with",
             folder.display(),
             tokenizer.vocab_size(),
             model.config.vocab_size
@@ -79,11 +80,9 @@ pub fn open(flag: &str, path: &Path) -> Result<(ModelState, Tokenizer)> {
 pub fn load(backend: &Backend, model: &ModelConfig, params: &[Vec<f32>]) -> Result<Inference> {
     check_addressable(model)?;
     let program = InferenceProgram::new(model, 1, backend.traits(Precision::Exact));
-    if !backend.fits(&program.program) {
-        return Err(Error::Usage(format!(
-            "the model does not fit {}: give another --device",
-            backend.name()
-        )));
+    if let Some(why) = backend.obstacle(&program.program) {
+        let name = backend.name();
+        return Err(Error::Usage(format!("the model does not fit {name} ({why}): give another --device")));
     }
     Inference::new(program, params, |program| backend.load(program))
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::backend::{Backend, COPIES_TO_TRAIN};
 use super::generate::{self, Prompt};
@@ -24,7 +24,7 @@ use crate::train::run::{Outcome, Setup, feed, hash_tokens, step_shape, total_ste
 use crate::train::sample::Sampler;
 use crate::train::session::{Session, TrainState};
 
-/// Characters of the sample that ends a run.
+/// Tokens of the sample that ends a run.
 const SAMPLE_TOKENS: u64 = 400;
 
 pub fn run(args: &TrainArgs) -> Result<()> {
@@ -43,8 +43,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     }
 
     let chosen = Backend::open(&config.device, config.precision)?;
-    let why = chosen.why.as_deref().map_or(String::new(), |why| format!(": {why}"));
-    say(format_args!("training on {} ({}){why}", chosen.backend.name(), chosen.backend.driver()));
+    say(format_args!("training on {chosen}"));
     let mut backend = chosen.backend;
     let device = [backend.name(), backend.driver()];
     origin.compare_device(&device);
@@ -55,9 +54,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let first = load(&backend, config, &model, &mut tuner);
     let mut reopen = || {
         let chosen = Backend::open(&config.device, config.precision)?;
+        say(format_args!("going on with {chosen}"));
         let now = [chosen.backend.name(), chosen.backend.driver()];
-        let why = chosen.why.map_or(String::new(), |why| format!(": {why}"));
-        say(format_args!("going on with {} ({}){why}", now[0], now[1]));
         check_same_device(config.precision, &device, &now)?;
         backend = chosen.backend;
         load(&backend, config, &model, &mut tuner)
@@ -81,7 +79,12 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         device: [&device[0], &device[1]],
     };
     let outcome = recover::train(setup, session, reopen)?;
-    report(args.json, &backend, &model, &data.tokenizer, &folder, outcome, start.step, started, &interrupt)
+    if args.json {
+        return print_json(&json(&outcome));
+    }
+    print(&summary(&outcome, start.step, started))?;
+    print_sample(&backend, &model, &outcome.params, &data.tokenizer, &interrupt)?;
+    print(&next(folder.path(), outcome.steps))
 }
 
 /// Where a run starts: its configuration, and the weights it goes on from, if any.
@@ -115,14 +118,7 @@ impl Origin {
     fn new(options: TrainOptions) -> Result<Origin> {
         let Some(path) = options.init_from.clone() else {
             let config = TrainConfig::resolve(options, None)?;
-            return Ok(Origin {
-                config,
-                folder: None,
-                lock: None,
-                resumed: None,
-                weights: None,
-                tokenizer: None,
-            });
+            return Ok(Origin::fresh(config));
         };
         // The folder itself is what the configuration keeps: a run's latest checkpoint is soon another.
         let path = find_model_folder("--init-from", &path)?;
@@ -130,7 +126,12 @@ impl Origin {
         let options = TrainOptions { init_from: Some(path.clone()), ..options };
         let config = TrainConfig::resolve(options, Some(&weights.config))?;
         let tokenizer = read_tokenizer(&path)?;
-        Ok(Origin { config, folder: None, lock: None, resumed: None, weights: Some(weights), tokenizer })
+        Ok(Origin { weights: Some(weights), tokenizer, ..Origin::fresh(config) })
+    }
+
+    /// Random weights, and a folder that is still to be found.
+    fn fresh(config: TrainConfig) -> Origin {
+        Origin { config, folder: None, lock: None, resumed: None, weights: None, tokenizer: None }
     }
 
     fn resumed(given: TrainOptions, choice: &ResumeFrom) -> Result<Origin> {
@@ -174,7 +175,7 @@ impl Origin {
         }
         let tokenizer = Some(checkpoint.tokenizer.clone());
         let resumed = Some(checkpoint);
-        Ok(Origin { config, folder: Some(folder), lock, resumed, weights: None, tokenizer })
+        Ok(Origin { folder: Some(folder), lock, resumed, tokenizer, ..Origin::fresh(config) })
     }
 
     /// The weights and the text belong together.
@@ -322,44 +323,52 @@ fn describe(
     ));
 }
 
-fn report(
-    as_json: bool,
-    backend: &Backend,
-    model: &ModelConfig,
-    tokenizer: &Tokenizer,
-    folder: &RunFolder,
-    outcome: Outcome,
-    first_step: u64,
-    started: Instant,
-    interrupt: &Interrupt,
-) -> Result<()> {
-    if as_json {
-        return print_json(&json!({
-            "steps": outcome.steps,
-            "train_loss": outcome.train_loss,
-            "val_loss": outcome.val_loss,
-            "tokens_per_second": outcome.tokens_per_second,
-            "checkpoint": outcome.checkpoint,
-            "digest": outcome.digest,
-        }));
-    }
+fn json(outcome: &Outcome) -> Value {
+    json!({
+        "steps": outcome.steps,
+        "train_loss": outcome.train_loss,
+        "val_loss": outcome.val_loss,
+        "tokens_per_second": outcome.tokens_per_second,
+        "checkpoint": outcome.checkpoint,
+        "digest": outcome.digest,
+    })
+}
+
+/// What the run came to, for people.
+fn summary(outcome: &Outcome, first_step: u64, started: Instant) -> String {
     let val_loss = outcome.val_loss.map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
     let taken = outcome.steps - first_step;
     let to = if first_step > 0 { format!(" (to step {})", outcome.steps) } else { String::new() };
-    print(&format!(
+    format!(
         "{taken} steps{to} in {}: train loss {:.4}{val_loss}, {} tokens/s\ncheckpoint {}\ndigest {}\n",
         format::duration(started.elapsed().as_secs_f64()),
         outcome.train_loss,
         format::count(outcome.tokens_per_second),
         outcome.checkpoint.display(),
         outcome.digest
-    ))?;
+    )
+}
+
+/// Some text by the trained model.
+fn print_sample(
+    backend: &Backend,
+    model: &ModelConfig,
+    params: &[Vec<f32>],
+    tokenizer: &Tokenizer,
+    interrupt: &Interrupt,
+) -> Result<()> {
     print("\nwhat it writes now:\n----\n")?;
     let sampler = Sampler { temperature: 0.8, top_k: None, top_p: None, seed: 1337 };
-    let prompt = Prompt::start(tokenizer);
-    let mut inference = generate::load(backend, model, &outcome.params)?;
-    generate::stream(&mut inference, &sampler, tokenizer, prompt, SAMPLE_TOKENS, interrupt)?;
-    print(&format!("\n----\n\n{}", next(folder.path(), outcome.steps)))
+    let mut inference = generate::load(backend, model, params)?;
+    generate::stream(
+        &mut inference,
+        &sampler,
+        tokenizer,
+        Prompt::start(tokenizer),
+        SAMPLE_TOKENS,
+        interrupt,
+    )?;
+    print("\n----\n\n")
 }
 
 /// What to try next, as commands to copy.

@@ -15,7 +15,7 @@ use crate::train::finite::met;
 use crate::train::init::{initial_parameters, initial_state};
 use crate::train::run::{feed, hash_tokens, schedule, step_shape, total_steps};
 use crate::train::session::{Session, TrainState};
-use crate::train::verify::{Header, Recorded, RecordedDifference, Trainer, Verification, verify};
+use crate::train::verify::{Header, Recorded, RecordedDifference, StepRecord, Trainer, Verification, verify};
 
 /// Digits of a digest that a line shows; JSON has them all.
 const SHOWN: usize = 16;
@@ -38,48 +38,70 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         Some(path) => with_given_options(error, path),
         None => error,
     };
-    let mut tuner = Tuner::new(!args.no_tune);
-    let mut trainers = Vec::new();
-    let mut backends = Vec::new();
-    for choice in args.devices() {
-        let opened = Backend::open(&choice, config.precision).and_then(|chosen| {
-            Ok((trainer(&chosen.backend, &config, &data, &initial, &mut tuner)?, chosen.backend))
-        });
-        let (trainer, backend) = opened.map_err(&remedy)?;
-        trainers.push(trainer);
-        backends.push(backend);
-    }
+    let (mut trainers, backends) = trainers(args, &config, &data, &initial).map_err(remedy)?;
     let runs = args.runs.unwrap_or(if against.is_some() { 1 } else { 3 });
     let steps = total_steps(&config, &feed(&config, &data)?);
     if let Some(step) = args.keep_step.filter(|&step| step > steps) {
         return Err(Error::Usage(format!("--keep-step {step}: there are {steps} steps: give one of them")));
     }
-    let found = verify(&mut trainers, runs, steps, |trainer, run, record| {
-        if args.json {
-            return Ok(());
-        }
-        let digest = &trainer.digest(record)[..SHOWN];
-        let (step, loss) = (record.state.step, record.loss);
-        print_if_read(&format!(
-            "{} run {run}  step {step}  loss {loss:.6}  digest {digest}\n",
-            trainer.device
-        ))
-    });
+    let found =
+        verify(
+            &mut trainers,
+            runs,
+            steps,
+            |trainer, run, record| {
+                if args.json { Ok(()) } else { print_step(trainer, run, record) }
+            },
+        );
     let found = found.map_err(|error| not_trained(remedy(error), args))?;
     let header = header(&backends[0], &config, &data);
     let recorded = Recorded::new(header, &found.records, &trainers[0].session.train.model.arena.specs);
-    let mut elsewhere = against.as_ref().and_then(|against| against.first_difference(&recorded));
-    if let Some(path) = &args.save
-        && (elsewhere.is_none() || args.against.as_ref() != Some(path))
-    {
-        verify_kept::keep(args, &mut trainers[0], &found, &recorded, path)?;
-        recorded.save(path)?;
-    }
-    if let (Some(difference), Some(against), Some(path)) = (&mut elsewhere, &against, &args.against) {
-        verify_kept::explain(difference, &mut trainers[0], &found, [against, &recorded], path)?;
-    }
+    let elsewhere = save_and_compare(args, against.as_ref(), &mut trainers[0], &found, &recorded)?;
     let devices = trainers.iter().map(|trainer| trainer.device.clone()).collect();
     Report { runs, steps, devices, found, elsewhere }.show(args)
+}
+
+/// A trainer on each device, and the device.
+fn trainers<'a>(
+    args: &VerifyArgs,
+    config: &TrainConfig,
+    data: &'a Dataset,
+    initial: &'a TrainState,
+) -> Result<(Vec<Trainer<'a>>, Vec<Backend>)> {
+    let mut tuner = Tuner::new(!args.no_tune);
+    let open = |choice| {
+        let backend = Backend::open(&choice, config.precision)?.backend;
+        Ok((trainer(&backend, config, data, initial, &mut tuner)?, backend))
+    };
+    args.devices().into_iter().map(open).collect()
+}
+
+fn print_step(trainer: &Trainer, run: u64, record: &StepRecord) -> Result<()> {
+    let digest = &trainer.digest(record)[..SHOWN];
+    let (device, step, loss) = (&trainer.device, record.state.step, record.loss);
+    print_if_read(&format!("{device} run {run}  step {step}  loss {loss:.6}  digest {digest}\n"))
+}
+
+/// Writes the file of `--save`, but not over that of `--against` from which it differs, and gives where the
+/// first run differs from the latter.
+fn save_and_compare(
+    args: &VerifyArgs,
+    against: Option<&Recorded>,
+    trainer: &mut Trainer,
+    found: &Verification,
+    recorded: &Recorded,
+) -> Result<Option<RecordedDifference>> {
+    let mut difference = against.and_then(|against| against.first_difference(recorded));
+    if let Some(path) = &args.save
+        && (difference.is_none() || args.against.as_ref() != Some(path))
+    {
+        verify_kept::keep(args, trainer, found, recorded, path)?;
+        recorded.save(path)?;
+    }
+    if let (Some(difference), Some(against), Some(path)) = (&mut difference, against, &args.against) {
+        verify_kept::explain(difference, trainer, found, [against, recorded], path)?;
+    }
+    Ok(difference)
 }
 
 /// An error of a device or of what does not fit it, where the options are those of a file.

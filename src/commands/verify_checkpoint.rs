@@ -116,7 +116,7 @@ fn configuration(args: &VerifyArgs, folder: &Path, checkpoint: &Checkpoint) -> R
     if checkpoint.state.training_hash != config.training_hash()? {
         return Err(Error::Input(format!(
             "the options in {} are others than this checkpoint was trained with, and it cannot be retraced \
-             from them: it has none of its own, or not its own",
+             from them: put the config.toml there that the run had when it saved this",
             run.config_file().display()
         )));
     }

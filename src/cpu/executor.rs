@@ -66,7 +66,7 @@ impl CpuExecutor {
             split(&mut buffers, dispatch)?;
         }
         let recordings = (0..program.recordings.len())
-            .map(|recording| prepare(&program, recording))
+            .map(|recording| prepare(&program, RecordingId(recording)))
             .collect::<Result<Vec<_>>>()?;
         for (buffer, spec) in buffers.iter_mut().zip(&program.buffers) {
             if spec.residence != Residence::Device {
@@ -236,15 +236,9 @@ impl Call {
 }
 
 /// Makes one recording ready, with its own ring copies.
-fn prepare(program: &Program, recording: usize) -> Result<Prepared> {
-    let dispatches = &program.recordings[recording].dispatches;
-    let mut ring: Vec<BufferId> = dispatches
-        .iter()
-        .flat_map(|dispatch| dispatch.views.iter().map(|view| view.buffer))
-        .filter(|buffer| program.spec(*buffer).residence != Residence::Device)
-        .collect();
-    ring.sort_unstable();
-    ring.dedup();
+fn prepare(program: &Program, recording: RecordingId) -> Result<Prepared> {
+    let dispatches = &program.recordings[recording.0].dispatches;
+    let ring = program.ring_buffers(recording);
     let slot = || -> Result<Slot> {
         let copy = |&buffer: &BufferId| Ok((buffer, allocate(program.spec(buffer))?));
         Ok(Slot { ticket: 0, copies: ring.iter().map(copy).collect::<Result<_>>()? })

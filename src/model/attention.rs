@@ -4,10 +4,10 @@
 use crate::model::arena::Arena;
 use crate::model::linear::{BranchGradient, Linear};
 use crate::ops::Recorder;
-use crate::ops::attention::{BackwardViews, ForwardViews, FusedAttention};
+use crate::ops::attention::{AttentionByProducts, BackwardViews, ForwardViews, FusedAttention, ProductViews};
 use crate::ops::dropout::Dropout;
-use crate::ops::gemm::{After, Causal, Gemm, Matrix, Pass};
-use crate::ops::softmax::{self, AttentionShape};
+use crate::ops::gemm::After;
+use crate::ops::softmax::AttentionShape;
 use crate::ops::tensor::Tensor;
 use crate::recording::{Traits, View};
 
@@ -72,40 +72,9 @@ impl Attention {
         self.fused.map(|fused| if saved.qkv.narrow { fused.packed() } else { fused })
     }
 
-    fn d_model(&self) -> usize {
-        self.shape.n_head * self.shape.d_head
-    }
-
-    /// Queries (0), keys (1) or values (2) of every head within `[B,T,3C]`.
-    fn part_of(&self, qkv: View, which: usize) -> Matrix {
-        let c = self.d_model();
-        Matrix::new(qkv, 3 * c).at(which * c).batched(self.shape.context * 3 * c, self.shape.d_head)
-    }
-
-    /// Every head's channels within `[B,T,C]`.
-    fn heads_of(&self, heads: View) -> Matrix {
-        let c = self.d_model();
-        Matrix::new(heads, c).batched(self.shape.context * c, self.shape.d_head)
-    }
-
-    /// Every head's T x T matrix within `[B,H,T,T]`.
-    fn squares_of(&self, squares: View) -> Matrix {
-        let t = self.shape.context;
-        Matrix::new(squares, t).batched(self.shape.n_head * t * t, t * t)
-    }
-
-    /// One product a head of each sequence. `sizes` are m, k and n.
-    fn multiply(
-        &self,
-        r: &mut Recorder,
-        pass: Pass,
-        sizes: [usize; 3],
-        causal: Causal,
-        [a, b, c]: [Matrix; 3],
-    ) {
-        let (batch_outer, batch_inner) = (self.shape.batch, self.shape.n_head);
-        let product = Gemm { batch_outer, batch_inner, causal, ..Gemm::new(pass, sizes, a, b, c) };
-        r.multiply(&product);
+    /// Attention by products, where it is not fused.
+    fn by_products(&self) -> AttentionByProducts {
+        AttentionByProducts { shape: self.shape, dropout: self.dropout }
     }
 
     /// output `[B,T,C]` from input `[B,T,C]`.
@@ -122,29 +91,9 @@ impl Attention {
         self.qkv.forward(r, params, input, saved.qkv, After::Nothing);
         match self.fused_over(saved) {
             Some(fused) => fused.forward(r, &fused_views(step_number, saved)),
-            None => self.forward_by_products(r, step_number, saved, scratch),
+            None => self.by_products().forward(r, &product_views(step_number, saved, scratch)),
         }
         self.proj.forward(r, params, saved.heads, output, After::Nothing);
-    }
-
-    /// The heads' outputs from queries, keys and values.
-    fn forward_by_products(&self, r: &mut Recorder, step_number: View, saved: &Saved, scratch: &Scratch) {
-        let AttentionShape { context: t, d_head: d, .. } = self.shape;
-        let [q, k, v] = [0, 1, 2].map(|part| self.part_of(saved.qkv.full(), part));
-        let unmasked = scratch.scores.expect("attention by products has room for the scores");
-        let scores = self.squares_of(unmasked);
-        self.multiply(r, Pass::Forward, [t, d, t], Causal::LowerOutput, [q, k.transposed(), scores]);
-        softmax::forward(r, self.shape, unmasked, saved.probs);
-        let probs = self.squares_of(self.masked(r, step_number, saved.probs, scratch));
-        let heads = self.heads_of(saved.heads.full());
-        self.multiply(r, Pass::Forward, [t, t, d], Causal::LowerA, [probs, v, heads]);
-    }
-
-    /// The probabilities as they meet the values: masked by dropout, if there is any.
-    fn masked(&self, r: &mut Recorder, step_number: View, probs: View, scratch: &Scratch) -> View {
-        let (Some(dropout), Some([dropped, _])) = (&self.dropout, scratch.dropped) else { return probs };
-        dropout.apply(r, probs, step_number, dropped);
-        dropped
     }
 
     /// The place in an arena of the bias that is added last, `[C]`.
@@ -178,42 +127,26 @@ impl Attention {
                 let (d_heads, d_qkv) = (d_heads.view, d_qkv.view);
                 fused.backward(r, &BackwardViews { forward, d_heads, delta, d_qkv });
             }
-            None => self.backward_by_products(r, step_number, saved, scratch, d_heads.full(), d_qkv.full()),
+            None => {
+                let views = product_views(step_number, saved, scratch);
+                self.by_products().backward(r, &views, d_heads.full(), d_qkv.full());
+            }
         }
         self.qkv.backward(r, params, grads, input, d_qkv, d_input, Some(partials));
-    }
-
-    /// The gradient of queries, keys and values from that of the heads' outputs.
-    fn backward_by_products(
-        &self,
-        r: &mut Recorder,
-        step_number: View,
-        saved: &Saved,
-        scratch: &Scratch,
-        d_heads: View,
-        d_qkv: View,
-    ) {
-        let AttentionShape { context: t, d_head: d, .. } = self.shape;
-        let scores = scratch.scores.expect("attention by products has room for the scores");
-        let [q, k, v] = [0, 1, 2].map(|part| self.part_of(saved.qkv.full(), part));
-        let [dq, dk, dv] = [0, 1, 2].map(|part| self.part_of(d_qkv, part));
-        let d_out = self.heads_of(d_heads).gradient();
-        let probs = self.squares_of(self.masked(r, step_number, saved.probs, scratch));
-        let d_probs = self.squares_of(scores);
-        self.multiply(r, Pass::Backward, [t, t, d], Causal::UpperA, [probs.transposed(), d_out, dv]);
-        self.multiply(r, Pass::Backward, [t, d, t], Causal::LowerOutput, [d_out, v.transposed(), d_probs]);
-        let mut d_scores = scores;
-        if let (Some(dropout), Some([_, unmasked])) = (&self.dropout, scratch.dropped) {
-            dropout.apply(r, scores, step_number, unmasked);
-            d_scores = unmasked;
-        }
-        softmax::backward(r, self.shape, saved.probs, saved.heads.full(), d_heads, d_scores);
-        let ds = self.squares_of(d_scores).gradient();
-        self.multiply(r, Pass::Backward, [t, t, d], Causal::LowerA, [ds, k, dq]);
-        self.multiply(r, Pass::Backward, [t, t, d], Causal::UpperA, [ds.transposed(), q, dk]);
     }
 }
 
 fn fused_views(step_number: View, saved: &Saved) -> ForwardViews {
     ForwardViews { qkv: saved.qkv.view, step_number, heads: saved.heads.view, lse: saved.probs }
+}
+
+fn product_views(step_number: View, saved: &Saved, scratch: &Scratch) -> ProductViews {
+    ProductViews {
+        qkv: saved.qkv.full(),
+        step_number,
+        probs: saved.probs,
+        heads: saved.heads.full(),
+        scores: scratch.scores.expect("attention by products has room for the scores"),
+        dropped: scratch.dropped,
+    }
 }

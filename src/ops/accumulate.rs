@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::grid::{elements_per_task, flat_groups, vectorized};
+use super::{Recorder, word};
 use crate::exact::snap;
 use crate::kernels::accumulate;
 use crate::recording::{VIEW_ALIGNMENT_WORDS, View};
@@ -13,7 +13,7 @@ pub fn add(r: &mut Recorder, addend: View, sum: View) {
     assert_eq!(addend.words, sum.words, "a sum has its addend's shape");
     for (at, sum) in sum.pieces(r.traits.max_view_words, VIEW_ALIGNMENT_WORDS) {
         r.add(accumulate::dispatch(
-            accumulate::Push { count: sum.words as u32, first: 0 },
+            accumulate::Push { count: word(sum.words), first: 0 },
             Default::default(),
             accumulate::Bindings { addend: addend.part(at, sum.words), sum },
             flat_groups(sum.words, 256),

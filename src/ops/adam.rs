@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::grid::{elements_per_task, flat_groups, vectorized};
+use super::{Recorder, word};
 use crate::exact::{recip, snap, snap_moment, sqrt};
 use crate::kernels::{adam_update, clip};
 use crate::recording::{VIEW_ALIGNMENT_WORDS, View};
@@ -91,14 +91,14 @@ impl AdamW {
             let [grads, m, v] = [grads, m, v].map(|arena| arena.part(at, params.words));
             r.add(adam_update::dispatch(
                 adam_update::Push {
-                    num_params: params.words as u32,
-                    decay_params: self.decay_params as u32,
+                    num_params: word(params.words),
+                    decay_params: word(self.decay_params),
                     beta1: self.beta1 as f32,
                     beta2: self.beta2 as f32,
                     one_minus_beta1: (1.0 - self.beta1) as f32,
                     one_minus_beta2: (1.0 - self.beta2) as f32,
                     eps: self.eps as f32,
-                    first_param: at as u32,
+                    first_param: word(at),
                 },
                 Default::default(),
                 adam_update::Bindings { params, grads, m, v, schedule, factor, spoiled },

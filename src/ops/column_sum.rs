@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::grid::{flat_groups, vectorized};
 use super::tensor::Tensor;
-use super::{Recorder, narrow};
+use super::{Recorder, narrow, word};
 use crate::exact::snap;
 use crate::kernels::{column_finish, column_partials};
 use crate::recording::View;
@@ -35,7 +35,7 @@ fn column_partials_of(r: &mut Recorder, input: View, partials: View) {
     let columns = partials.words / COLUMN_LANES;
     let rows = input.words / columns;
     r.add(column_partials::dispatch(
-        column_partials::Push { rows: rows as u32, columns: columns as u32 },
+        column_partials::Push { rows: word(rows), columns: word(columns) },
         Default::default(),
         column_partials::Bindings { input, partials },
         flat_groups(partials.words, 64),
@@ -47,7 +47,7 @@ pub fn finish(r: &mut Recorder, partials: View, output: View) {
     let columns = output.words;
     assert_eq!(partials.words, COLUMN_LANES * columns, "partial sums are [64,C]");
     r.add(column_finish::dispatch(
-        column_finish::Push { columns: columns as u32 },
+        column_finish::Push { columns: word(columns) },
         Default::default(),
         column_finish::Bindings { partials, output },
         flat_groups(columns, 64),

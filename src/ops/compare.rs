@@ -1,8 +1,8 @@
 //! Whether two ways to compute a product give the same bits, found on the device that computed them.
 
-use super::Recorder;
 use super::gemm::{Causal, Gemm};
 use super::grid::flat_groups;
+use super::{Recorder, word};
 use crate::kernels::compare;
 use crate::recording::View;
 
@@ -11,7 +11,6 @@ use crate::recording::View;
 /// after the other.
 pub fn results(r: &mut Recorder, gemm: &Gemm, wanted: View, got: View, different: View) {
     assert_eq!(wanted.words, got.words, "results of one product");
-    let word = |number: usize| u32::try_from(number).expect("a product's numbers fit 32 bits");
     r.add(compare::dispatch(
         compare::Push {
             words: word(got.words),

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::grid::{flat_groups, row_layout, rows_per_task, vectorized};
 use super::rows::{row_max, row_sum};
 use super::tensor::Tensor;
-use super::{Recorder, narrow};
+use super::{Recorder, narrow, word};
 use crate::exact::{exp, log, recip, snap};
 use crate::kernels::{cross_entropy, cross_entropy_backward, cross_entropy_fast, cross_entropy_short};
 use crate::recording::{Traits, View};
@@ -22,7 +22,7 @@ pub fn forward(r: &mut Recorder, logits: View, targets: View, losses: View, soft
     assert_eq!(softmax.words, logits.words, "softmax is [N,V]");
     let layout = row_layout(rows, vocab_size, &r.traits);
     r.add(cross_entropy::dispatch(
-        cross_entropy::Push { rows: rows as u32, vocab_size: vocab_size as u32 },
+        cross_entropy::Push { rows: word(rows), vocab_size: word(vocab_size) },
         cross_entropy::Specialization { local_size_x: layout.row_width, local_size_y: layout.rows_per_group },
         cross_entropy::Bindings { logits, targets, losses, softmax },
         layout.groups,
@@ -54,9 +54,9 @@ pub fn fused(r: &mut Recorder, logits: View, targets: View, losses: View, gradie
         kept if kept <= MOST_KEPT => [KEEPERS, kept],
         _ => [256, 0],
     }
-    .map(|number| number as u32);
+    .map(word);
     r.add(cross_entropy_fast::dispatch(
-        cross_entropy_fast::Push { rows: rows as u32, vocab_size: vocab_size as u32, scale },
+        cross_entropy_fast::Push { rows: word(rows), vocab_size: word(vocab_size), scale },
         cross_entropy_fast::Specialization { narrow: gradient.narrow.into(), local_size_x, kept, f16 },
         cross_entropy_fast::Bindings { logits, targets, losses, gradient: gradient.view },
         flat_groups(rows, 1),
@@ -71,9 +71,9 @@ pub fn short(r: &mut Recorder, logits: View, targets: View, losses: View, gradie
     assert_eq!(losses.words, rows, "losses are [N]");
     let pairs = short_row(vocab_size) / 2;
     let push = cross_entropy_short::Push {
-        rows: rows as u32,
-        vocab_size: vocab_size as u32,
-        pairs: pairs as u32,
+        rows: word(rows),
+        vocab_size: word(vocab_size),
+        pairs: word(pairs),
         scale,
     };
     r.add(cross_entropy_short::dispatch(
@@ -95,7 +95,7 @@ pub fn backward(r: &mut Recorder, targets: View, softmax_to_gradient: View, scal
     let rows = targets.words;
     let vocab_size = softmax_to_gradient.words / rows;
     r.add(cross_entropy_backward::dispatch(
-        cross_entropy_backward::Push { rows: rows as u32, vocab_size: vocab_size as u32, scale },
+        cross_entropy_backward::Push { rows: word(rows), vocab_size: word(vocab_size), scale },
         Default::default(),
         cross_entropy_backward::Bindings { targets, gradient: softmax_to_gradient },
         flat_groups(softmax_to_gradient.words, 256),

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::grid::{elements_per_task, flat_groups, vectorized};
+use super::{Recorder, word};
 use crate::exact::{dropout_scale, dropout_threshold, random_words_of_8, snap};
 use crate::kernels::dropout;
 use crate::recording::View;
@@ -25,7 +25,7 @@ impl Dropout {
         assert_eq!(input.words, output.words, "dropout keeps its input's shape");
         r.add(dropout::dispatch(
             dropout::Push {
-                count: input.words as u32,
+                count: word(input.words),
                 seed_low: self.seed as u32,
                 seed_high: (self.seed >> 32) as u32,
                 purpose: self.purpose,

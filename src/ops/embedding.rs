@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::grid::{flat_groups, rows_per_task, vectorized};
+use super::{Recorder, word};
 use crate::exact::snap;
 use crate::kernels::{embedding_backward, embedding_forward, position_backward};
 use crate::recording::View;
@@ -24,9 +24,9 @@ pub fn forward(
     assert_eq!(output.words, num_positions * d_model, "embedding output is [B,T,C]");
     r.add(embedding_forward::dispatch(
         embedding_forward::Push {
-            num_positions: num_positions as u32,
-            context: context as u32,
-            d_model: d_model as u32,
+            num_positions: word(num_positions),
+            context: word(context),
+            d_model: word(d_model),
         },
         Default::default(),
         embedding_forward::Bindings { tokens, wte, wpe, output },
@@ -51,13 +51,13 @@ pub fn backward(
     let batch = order.words / context;
     assert_eq!(d_output.words, order.words * d_model, "embedding gradient is [B,T,C]");
     r.add(embedding_backward::dispatch(
-        embedding_backward::Push { vocab_size: vocab_size as u32, d_model: d_model as u32 },
+        embedding_backward::Push { vocab_size: word(vocab_size), d_model: word(d_model) },
         Default::default(),
         embedding_backward::Bindings { d_output, order, starts, d_wte },
         flat_groups(vocab_size * d_model, 64),
     ));
     r.add(position_backward::dispatch(
-        position_backward::Push { batch: batch as u32, context: context as u32, d_model: d_model as u32 },
+        position_backward::Push { batch: word(batch), context: word(context), d_model: word(d_model) },
         Default::default(),
         position_backward::Bindings { d_output, d_wpe },
         flat_groups(context * d_model, 64),

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use rayon::prelude::*;
 
 use super::grid::{elements_per_task, flat_groups, vectorized};
+use super::word;
 use crate::error::Result;
 use crate::exact;
 use crate::kernels::exact_probe;
@@ -51,7 +52,7 @@ pub fn probe(function: usize, input: View, output: View) -> Dispatch {
     assert!(function < FUNCTIONS.len(), "the probe has no function {function}");
     assert_eq!(input.words, output.words, "the probe has one output for each input");
     exact_probe::dispatch(
-        exact_probe::Push { count: input.words as u32, function: function as u32 },
+        exact_probe::Push { count: word(input.words), function: word(function) },
         Default::default(),
         exact_probe::Bindings { input, output },
         flat_groups(input.words, 64),
@@ -173,35 +174,28 @@ pub fn first_difference<E: Executor>(
 /// The first difference between a device's results for `input` and the contract's.
 pub fn compare(function: usize, input: &[u32], got: &[u32]) -> Option<Difference> {
     assert_eq!(input.len(), got.len(), "the probe has one output for each input");
-    let mut wanted = vec![0; input.len()];
+    let wanted = results(function, input);
+    let i = wanted.iter().zip(got).position(|(wanted, got)| wanted != got)?;
+    Some(Difference { function: FUNCTIONS[function].name, input: input[i], wanted: wanted[i], got: got[i] })
+}
+
+/// The contract's results of a function.
+fn results(function: usize, input: &[u32]) -> Vec<u32> {
+    let mut output = vec![0; input.len()];
     exact_probe(exact_probe::Args {
-        push: exact_probe::Push { count: input.len() as u32, function: function as u32 },
+        push: exact_probe::Push { count: word(input.len()), function: word(function) },
         specialization: Default::default(),
         groups: [1, 1, 1],
         input,
-        output: &mut wanted,
+        output: &mut output,
     });
-    let i = wanted.iter().zip(got).position(|(wanted, got)| wanted != got)?;
-    Some(Difference { function: FUNCTIONS[function].name, input: input[i], wanted: wanted[i], got: got[i] })
+    output
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::hint::black_box;
-
-    /// Results of the vectorized twin.
-    fn results(function: usize, input: &[u32]) -> Vec<u32> {
-        let mut output = vec![0; input.len()];
-        exact_probe(exact_probe::Args {
-            push: exact_probe::Push { count: input.len() as u32, function: function as u32 },
-            specialization: Default::default(),
-            groups: [1, 1, 1],
-            input,
-            output: &mut output,
-        });
-        output
-    }
 
     #[test]
     fn vectorized_results_are_the_scalar_ones() {

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::grid::{elements_per_task, flat_groups, vectorized};
+use super::{Recorder, word};
 use crate::exact::{gelu, gelu_grad, snap};
 use crate::kernels::{gelu_backward, gelu_forward};
 use crate::recording::View;
@@ -12,7 +12,7 @@ use crate::recording::View;
 pub fn forward(r: &mut Recorder, input: View, output: View) {
     assert_eq!(input.words, output.words, "gelu keeps its input's shape");
     r.add(gelu_forward::dispatch(
-        gelu_forward::Push { count: input.words as u32 },
+        gelu_forward::Push { count: word(input.words) },
         Default::default(),
         gelu_forward::Bindings { input, output },
         flat_groups(input.words, 256),
@@ -23,7 +23,7 @@ pub fn forward(r: &mut Recorder, input: View, output: View) {
 pub fn backward(r: &mut Recorder, input: View, gradient: View) {
     assert_eq!(input.words, gradient.words, "gelu's gradient has its input's shape");
     r.add(gelu_backward::dispatch(
-        gelu_backward::Push { count: input.words as u32 },
+        gelu_backward::Push { count: word(input.words) },
         Default::default(),
         gelu_backward::Bindings { input, gradient },
         flat_groups(input.words, 256),

@@ -2,7 +2,10 @@
 
 use crate::recording::Traits;
 
-/// Workgroups in y before x is used: well under Vulkan's guaranteed limit of 65,535.
+/// Workgroups that Vulkan lets every device have in a direction.
+pub const MAX_GROUPS: usize = 65_535;
+
+/// Workgroups in y before x is used: well under that.
 const MAX_GROUPS_Y: usize = 32_768;
 
 /// Elements a CPU twin gives one task: enough to hide the cost of handing it to another core.
@@ -17,7 +20,7 @@ pub fn flat_groups(count: usize, local: u32) -> [u32; 3] {
 fn spread(groups: usize) -> [u32; 3] {
     assert!(groups > 0, "a dispatch of nothing");
     let x = groups.div_ceil(MAX_GROUPS_Y);
-    assert!(x <= 65_535, "{groups} workgroups exceed Vulkan's guaranteed grid");
+    assert!(x <= MAX_GROUPS, "{groups} workgroups exceed Vulkan's guaranteed grid");
     [x as u32, groups.div_ceil(x) as u32, 1]
 }
 
@@ -85,7 +88,7 @@ mod tests {
         for count in [1, 255, 256, 257, 8_388_608, 8_388_609, 130_000_000] {
             let [x, y, z] = flat_groups(count, 256);
             assert!(x as usize * y as usize * 256 >= count);
-            assert!(x <= 65_535 && y <= 65_535 && z == 1);
+            assert!(x as usize <= MAX_GROUPS && y as usize <= MAX_GROUPS && z == 1);
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::column_sum::{self, COLUMN_LANES};
 use super::grid::{flat_groups, row_layout, rows_per_task, vectorized};
 use super::rows::row_sum;
+use super::{Recorder, word};
 use crate::exact::{rsqrt, snap};
 use crate::kernels::{layernorm_backward, layernorm_backward_params, layernorm_forward};
 use crate::recording::View;
@@ -45,8 +45,8 @@ impl LayerNorm {
         let layout = row_layout(rows, self.d_model, &r.traits);
         r.add(layernorm_forward::dispatch(
             layernorm_forward::Push {
-                num_positions: rows as u32,
-                d_model: self.d_model as u32,
+                num_positions: word(rows),
+                d_model: word(self.d_model),
                 eps: self.eps,
                 inv_d_model: self.inv_d_model(),
             },
@@ -85,7 +85,7 @@ impl LayerNorm {
         let size = COLUMN_LANES * self.d_model;
         let partials = partials.part(0, 2 * size);
         r.add(layernorm_backward_params::dispatch(
-            layernorm_backward_params::Push { num_positions: rows as u32, d_model: self.d_model as u32 },
+            layernorm_backward_params::Push { num_positions: word(rows), d_model: word(self.d_model) },
             Default::default(),
             layernorm_backward_params::Bindings { d_output, input, stats: self.stats, partials },
             flat_groups(size, 64),
@@ -93,10 +93,10 @@ impl LayerNorm {
         let layout = row_layout(rows, self.d_model, &r.traits);
         r.add(layernorm_backward::dispatch(
             layernorm_backward::Push {
-                num_positions: rows as u32,
-                d_model: self.d_model as u32,
+                num_positions: word(rows),
+                d_model: word(self.d_model),
                 inv_d_model: self.inv_d_model(),
-                add_residual: add_residual as u32,
+                add_residual: add_residual.into(),
             },
             layernorm_backward::Specialization {
                 local_size_x: layout.row_width,

@@ -25,7 +25,7 @@ pub fn in_levels(dispatches: Vec<Dispatch>) -> Vec<Dispatch> {
         for (view, access) in accesses(&dispatch) {
             let all = touched.entry(view.buffer).or_default();
             // What is written as a whole is waited for by this dispatch, and so by who comes after it.
-            all.retain(|touch| !(access.writes() && covers(&view, &touch.view)));
+            all.retain(|touch| !(access.writes() && view.contains(&touch.view)));
             all.push(Touch { view, writes: access.writes(), level });
         }
         if levels.len() <= level {
@@ -49,10 +49,6 @@ fn free_level(touched: &HashMap<BufferId, Vec<Touch>>, view: &View, access: Acce
     let all = touched.get(&view.buffer).into_iter().flatten();
     let needed = all.filter(|touch| (touch.writes || access.writes()) && touch.view.overlaps(view));
     needed.map(|touch| touch.level + 1).max().unwrap_or(0)
-}
-
-fn covers(view: &View, part: &View) -> bool {
-    view.offset <= part.offset && part.offset + part.words <= view.offset + view.words
 }
 
 /// How much a workgroup has to do, by the words that it shares with the others.

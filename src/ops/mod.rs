@@ -15,7 +15,6 @@ pub mod exact_probe;
 pub mod gelu;
 pub mod gemm;
 pub mod grid;
-pub mod halves;
 pub mod layernorm;
 mod levels;
 pub mod narrow;
@@ -31,6 +30,12 @@ pub mod trial;
 mod trial_attention;
 
 pub use recorder::Recorder;
+
+/// A size or a count as kernels are told it: no model that hlx trains has a tensor of more elements than 31
+/// bits count.
+fn word(number: usize) -> u32 {
+    u32::try_from(number).expect("what a kernel is told fits 32 bits")
+}
 
 /// One function an exact kernel, named as its shader: what the CPU executor runs in its place.
 pub mod twin {

@@ -1,9 +1,9 @@
 //! Operations on tensors kept in 16 bits, for devices whose matrix units are used; not of the exact contract.
 
-use super::Recorder;
 use super::grid::flat_groups;
 use super::layernorm::LayerNorm;
 use super::tensor::Tensor;
+use super::{Recorder, word};
 use crate::kernels::{
     column_partials_narrow, column_totals, layernorm_add_narrow, layernorm_backward_narrow,
     layernorm_finish_narrow, layernorm_narrow,
@@ -178,8 +178,4 @@ fn quads_here(d_model: usize, traits: &Traits) -> u32 {
 
 fn units(traits: &Traits) -> MatrixUnits {
     traits.matrix_units.expect("tensors are kept in 16 bits for matrix units")
-}
-
-fn word(number: usize) -> u32 {
-    u32::try_from(number).expect("a tensor's elements are counted in 32 bits")
 }

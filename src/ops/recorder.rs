@@ -3,7 +3,7 @@
 use crate::ops::eights;
 use crate::ops::gemm::halves::{self, HalvesPlan};
 use crate::ops::gemm::units::{self, UnitPlan};
-use crate::ops::gemm::{After, Gemm, Matrix, Tuning, Way};
+use crate::ops::gemm::{Gemm, Matrix, Tunable, Tuning, Way};
 use crate::ops::levels::in_levels;
 use crate::ops::pack::{pack, packed_words};
 use crate::ops::split::{split, split_words};
@@ -21,8 +21,9 @@ pub struct Recorder {
     pub traits: Traits,
     /// What was recorded so far.
     pub dispatches: Vec<Dispatch>,
-    /// Every product that was asked for, its factors marked as packed if they are multiplied so.
-    pub products: Vec<Gemm>,
+    /// Every product that was asked for and may be tuned, its factors marked as packed if they are multiplied
+    /// so.
+    pub products: Vec<Tunable>,
     /// How products are computed where not by the estimates.
     tuning: Tuning,
     room: Option<Room>,
@@ -118,14 +119,11 @@ impl Recorder {
             Some(_) => Gemm { a: gemm.a.packed(), b: gemm.b.packed(), ..*gemm },
             None => *gemm,
         };
-        let may_split = has_room && gemm.is_plain();
-        let way = match gemm.after {
-            // The order in which columns are summed follows from the tile.
-            After::GeluGradient { .. } => Way::best(&asked, &self.traits, may_split),
-            After::Nothing | After::Gelu { .. } => {
-                self.products.push(Gemm { after: After::Nothing, ..asked });
-                self.tuning.way(&asked, &self.traits, may_split)
-            }
+        let tunable = Tunable::of(&asked, &self.traits, has_room);
+        self.products.extend(tunable);
+        let way = match &tunable {
+            Some(product) => self.tuning.way(product, &self.traits),
+            None => Way::best(&asked, &self.traits, false),
         };
         match (way, packing, halves::wanted(&self.traits)) {
             (Way::Units(plan), Some(units), _) => self.multiply_packed(gemm, units, &plan),

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::grid::{row_layout, vectorized};
 use super::rows::row_sum;
+use super::{Recorder, word};
 use crate::exact::snap_moment;
 use crate::kernels::reduce_sum;
 use crate::recording::{VIEW_ALIGNMENT_WORDS, View, align_words};
@@ -52,7 +52,7 @@ pub fn sum(r: &mut Recorder, input: View, square: bool, scratch: View, output: V
 fn record_rows(r: &mut Recorder, input: View, square: bool, output: View) {
     let layout = row_layout(output.words, ROW_LENGTH, &r.traits);
     r.add(reduce_sum::dispatch(
-        reduce_sum::Push { count: input.words as u32, row_length: ROW_LENGTH as u32, square: square as u32 },
+        reduce_sum::Push { count: word(input.words), row_length: word(ROW_LENGTH), square: square.into() },
         reduce_sum::Specialization { local_size_x: layout.row_width, local_size_y: layout.rows_per_group },
         reduce_sum::Bindings { input, output },
         layout.groups,

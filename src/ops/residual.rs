@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::grid::{elements_per_task, flat_groups, vectorized};
+use super::{Recorder, word};
 use crate::exact::snap;
 use crate::kernels::residual_add;
 use crate::recording::View;
@@ -12,7 +12,7 @@ use crate::recording::View;
 pub fn add(r: &mut Recorder, stream: View, branch: View, output: View) {
     assert!(stream.words == branch.words && branch.words == output.words, "residual shapes differ");
     r.add(residual_add::dispatch(
-        residual_add::Push { count: output.words as u32 },
+        residual_add::Push { count: word(output.words) },
         Default::default(),
         residual_add::Bindings { stream, branch, output },
         flat_groups(output.words, 256),

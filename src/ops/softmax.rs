@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::Recorder;
 use super::grid::{row_layout, rows_per_task, vectorized};
 use super::rows::{row_max, row_sum};
+use super::{Recorder, word};
 use crate::exact::{exp, recip, snap};
 use crate::kernels::{softmax_backward, softmax_forward};
 use crate::recording::View;
@@ -47,8 +47,8 @@ pub fn forward(r: &mut Recorder, shape: AttentionShape, scores: View, probs: Vie
     let layout = row_layout(shape.rows(), shape.context, &r.traits);
     r.add(softmax_forward::dispatch(
         softmax_forward::Push {
-            rows: shape.rows() as u32,
-            context: shape.context as u32,
+            rows: word(shape.rows()),
+            context: word(shape.context),
             scale: shape.scale(),
         },
         softmax_forward::Specialization {
@@ -77,10 +77,10 @@ pub fn backward(
     let layout = row_layout(shape.rows(), shape.context, &r.traits);
     r.add(softmax_backward::dispatch(
         softmax_backward::Push {
-            rows: shape.rows() as u32,
-            context: shape.context as u32,
-            n_head: shape.n_head as u32,
-            d_head: shape.d_head as u32,
+            rows: word(shape.rows()),
+            context: word(shape.context),
+            n_head: word(shape.n_head),
+            d_head: word(shape.d_head),
             scale: shape.scale(),
         },
         softmax_backward::Specialization {

@@ -1,7 +1,7 @@
 //! f32 tensors split into two 16-bit floats an element, as products of `f32` on matrix units take them.
 
-use super::Recorder;
 use super::grid::flat_groups;
+use super::{Recorder, word};
 use crate::kernels::{halves_largest, halves_pack};
 use crate::recording::{VIEW_ALIGNMENT_WORDS, View};
 
@@ -36,19 +36,19 @@ pub fn numbers(split: View) -> View {
 /// output `[split_words(n)]` from input `[n]`: two dispatches. Low parts are stored times 2^`low_shift`.
 pub fn split(r: &mut Recorder, input: View, output: View, low_shift: u32) {
     assert_eq!(output.words, split_words(input.words), "room for the split tensor");
-    let count = u32::try_from(input.words).expect("a tensor's elements are counted in 32 bits");
+    let count = word(input.words);
     let groups = input.words.div_ceil(ELEMENTS_A_PART).min(MAX_PARTS);
     let parts = output.part(PARTS, groups);
     r.add(halves_largest::dispatch(
         halves_largest::Push { count },
         Default::default(),
         halves_largest::Bindings { input, parts },
-        [groups as u32, 1, 1],
+        [word(groups), 1, 1],
     ));
     r.add(halves_pack::dispatch(
-        halves_pack::Push { count, parts: groups as u32 },
+        halves_pack::Push { count, parts: word(groups) },
         halves_pack::Specialization { low_shift },
         halves_pack::Bindings { input, parts, largest: largest(output), output: numbers(output) },
-        flat_groups(input.words, SPLIT_ELEMENTS as u32),
+        flat_groups(input.words, word(SPLIT_ELEMENTS)),
     ));
 }

@@ -7,7 +7,7 @@
 use super::Recorder;
 use super::gemm::halves::{self, HalvesPlan, HalvesTile};
 use super::gemm::{Causal, Gemm, Matrix, Pass};
-use super::trial_attention::{self, Tensor};
+use super::trial_attention::{self, Inputs, Outcome};
 use crate::error::Result;
 use crate::exact::fill_normal;
 use crate::precision::Precision;
@@ -71,6 +71,46 @@ impl Case {
             if self.causal == Causal::None { String::new() } else { format!(", {:?}", self.causal) };
         format!("{m} x {k} x {n} ({layout}{triangle}, batch {})", self.batches)
     }
+
+    /// Adds the product to a program. Gives what it is given, and its result.
+    fn record(self, program: &mut Program, r: &mut Recorder, number: usize) -> (Inputs, View) {
+        let [m, k, n] = self.sizes;
+        let mut add = |name: &str, words| {
+            program.add_buffer(&format!("{name} {number}"), words, Group::Scratch, Residence::Device)
+        };
+        let [a, b] = [("a", m * k), ("b", k * n)].map(|(name, one)| add(name, one * self.batches));
+        let (bias, c) = (add("bias", n), add("c", m * n * self.batches));
+        let mut inputs = vec![(c, vec![f32::NAN.to_bits(); c.words])];
+        for view in [a, b, bias] {
+            let mut values = vec![0.0; view.words];
+            fill_normal(&mut values, 1.0, 1, view.buffer.0, 0);
+            if view == a {
+                clear_triangle(&mut values, self);
+            }
+            inputs.push((view, values.iter().map(|x| x.to_bits()).collect()));
+        }
+        let matrix = |view, [rows, columns]: [usize; 2], transposed| {
+            let stored =
+                if transposed { Matrix::new(view, rows).transposed() } else { Matrix::new(view, columns) };
+            stored.batched(0, rows * columns)
+        };
+        let a = matrix(a, [m, k], self.transposed[0]);
+        let b = matrix(b, [k, n], self.transposed[1]);
+        let gemm = Gemm {
+            bias: self.bias.then_some(bias),
+            batch_inner: self.batches,
+            causal: self.causal,
+            ..Gemm::new(Pass::Forward, self.sizes, a, b, matrix(c, [m, n], false))
+        };
+        match (self.tile, halves::wanted(&r.traits)) {
+            // Sums in blocks too, where they are long.
+            (Some(tile), Some(units)) => {
+                r.multiply_split(&gemm, units, &HalvesPlan { tile, block_terms: 512 });
+            }
+            _ => r.multiply(&gemm),
+        }
+        (inputs, c)
+    }
 }
 
 /// Products as a step has them: many tiles and few, past a tile's edge, long sums, triangles. Numbers are
@@ -104,7 +144,7 @@ fn cases(tried: &Traits) -> Vec<Case> {
 
 /// A result, and what is to be known of it.
 struct Tried {
-    tensor: Tensor,
+    outcome: Outcome,
     /// As messages name it.
     name: String,
     kernels: Vec<&'static str>,
@@ -115,7 +155,7 @@ struct Tried {
 /// The cases as a program: their factors, and a result each.
 struct Trial {
     program: Program,
-    inputs: Vec<(View, Vec<u32>)>,
+    inputs: Inputs,
     results: Vec<Tried>,
     recording: RecordingId,
 }
@@ -126,68 +166,25 @@ impl Trial {
         let mut program = Program::default();
         let room = program.add_buffer("room", 1, Group::Scratch, Residence::Device);
         let (mut inputs, mut results) = (Vec::new(), Vec::new());
-        let mut recorder = Recorder::new(traits, Some(room.buffer));
+        let mut r = Recorder::new(traits, Some(room.buffer));
         for (number, case) in cases(tried).into_iter().enumerate() {
-            let [m, k, n] = case.sizes;
-            let mut add = |name: &str, words| {
-                let name = format!("{name} {number}");
-                program.add_buffer(&name, words, Group::Scratch, Residence::Device)
-            };
-            let [a, b] = [("a", m * k), ("b", k * n)].map(|(name, one)| add(name, one * case.batches));
-            let (bias, c) = (add("bias", n), add("c", m * n * case.batches));
-            for view in [a, b, bias] {
-                let mut values = vec![0.0; view.words];
-                fill_normal(&mut values, 1.0, 1, view.buffer.0, 0);
-                if view == a {
-                    clear_triangle(&mut values, case);
-                }
-                inputs.push((view, values.iter().map(|x| x.to_bits()).collect()));
-            }
-            inputs.push((c, vec![f32::NAN.to_bits(); c.words]));
-            let factor = |view, [rows, columns]: [usize; 2], transposed| {
-                let stored = if transposed {
-                    Matrix::new(view, rows).transposed()
-                } else {
-                    Matrix::new(view, columns)
-                };
-                stored.batched(0, rows * columns)
-            };
-            let a = factor(a, [m, k], case.transposed[0]);
-            let b = factor(b, [k, n], case.transposed[1]);
-            let result = factor(c, [m, n], false);
-            let gemm = Gemm {
-                bias: case.bias.then_some(bias),
-                batch_inner: case.batches,
-                causal: case.causal,
-                ..Gemm::new(Pass::Forward, case.sizes, a, b, result)
-            };
-            let before = recorder.dispatches.len();
-            match (case.tile, halves::wanted(&traits)) {
-                (Some(tile), Some(units)) => {
-                    // Sums in blocks too, where they are long.
-                    recorder.multiply_split(&gemm, units, &HalvesPlan { tile, block_terms: 512 });
-                }
-                _ => recorder.multiply(&gemm),
-            }
-            let kernels = recorder.dispatches[before..].iter().map(|dispatch| dispatch.kernel.name());
-            let kernels = kernels.collect();
-            results.push(Tried { tensor: Tensor::plain(c), name: case.name(), kernels, product: Some(case) });
+            let before = r.dispatches.len();
+            let (given, result) = case.record(&mut program, &mut r, number);
+            inputs.extend(given);
+            let (name, kernels) = (case.name(), kernels_from(before, &r));
+            results.push(Tried { outcome: Outcome::plain(result), name, kernels, product: Some(case) });
         }
         let attention = trial_attention::cases().into_iter().filter(|case| case.is_fused(tried));
         for (number, case) in attention.enumerate() {
-            let before = recorder.dispatches.len();
-            let (given, tensors) = case.record(&mut program, &mut recorder, number);
-            let kernels = recorder.dispatches[before..].iter().map(|dispatch| dispatch.kernel.name());
-            let kernels: Vec<_> = kernels.collect();
+            let before = r.dispatches.len();
+            let (given, outcomes) = case.record(&mut program, &mut r, number);
             inputs.extend(given);
-            results.extend(tensors.map(|tensor| Tried {
-                tensor,
-                name: case.name(),
-                kernels: kernels.clone(),
-                product: None,
-            }));
+            let kernels = kernels_from(before, &r);
+            let tried =
+                |outcome| Tried { outcome, name: case.name(), kernels: kernels.clone(), product: None };
+            results.extend(outcomes.map(tried));
         }
-        let recording = recorder.finish(&mut program, "trial");
+        let recording = r.finish(&mut program, "trial");
         Trial { program, inputs, results, recording }
     }
 
@@ -196,9 +193,14 @@ impl Trial {
             executor.write(*view, words)?;
         }
         executor.submit(self.recording, &[])?;
-        let read = |tried: &Tried| Ok(tried.tensor.numbers(&executor.read(tried.tensor.view)?));
+        let read = |tried: &Tried| Ok(tried.outcome.numbers(&executor.read(tried.outcome.view)?));
         self.results.iter().map(read).collect()
     }
+}
+
+/// The kernels of what was recorded after the first `before` dispatches.
+fn kernels_from(before: usize, r: &Recorder) -> Vec<&'static str> {
+    r.dispatches[before..].iter().map(|dispatch| dispatch.kernel.name()).collect()
 }
 
 /// Writes the zeros that a triangular factor has.
@@ -274,13 +276,7 @@ mod tests {
     /// Where units are used for split factors, every tile of theirs is tried in every layout.
     #[test]
     fn every_tile_of_split_factors_is_tried() {
-        let units = MatrixUnits {
-            factor: Factor::F16,
-            side: 16,
-            subgroup_size: 32,
-            in_registers: false,
-            workgroup_scope: false,
-        };
+        let units = MatrixUnits::usual(Factor::F16);
         let traits = Traits { precision: Precision::F32, fast_shared_memory: true, ..Traits::PLAIN };
         let tried = |half_units| {
             let traits = Traits { half_units, ..traits };

@@ -1,11 +1,10 @@
 //! Fused attention in the trial: outputs and gradients beside those of the exact kernels.
 
 use super::Recorder;
-use super::attention::{BackwardViews, ForwardViews, FusedAttention};
+use super::attention::{AttentionByProducts, BackwardViews, ForwardViews, FusedAttention, ProductViews};
 use super::dropout::Dropout;
-use super::gemm::{Causal, Gemm, Matrix, Pass};
-use super::halves;
-use super::softmax::{self, AttentionShape};
+use super::pack::{pack_on_host, unpack_on_host};
+use super::softmax::AttentionShape;
 use crate::exact::fill_normal;
 use crate::recording::{Factor, Group, Program, Residence, Traits, View};
 
@@ -28,21 +27,21 @@ pub(super) struct AttentionCase {
 
 /// A result, and whether it is a packed tensor, perhaps of gradients.
 #[derive(Clone, Copy)]
-pub(super) struct Tensor {
+pub(super) struct Outcome {
     pub view: View,
     packing: Option<(Factor, bool)>,
 }
 
-impl Tensor {
-    /// A tensor of floats.
-    pub fn plain(view: View) -> Tensor {
-        Tensor { view, packing: None }
+impl Outcome {
+    /// 32-bit floats.
+    pub fn plain(view: View) -> Outcome {
+        Outcome { view, packing: None }
     }
 
     /// The numbers that its words mean.
     pub fn numbers(&self, words: &[u32]) -> Vec<f32> {
         match self.packing {
-            Some((factor, gradient)) => halves::unpack(words, factor, gradient),
+            Some((factor, gradient)) => unpack_on_host(words, factor, gradient),
             None => words.iter().map(|&word| f32::from_bits(word)).collect(),
         }
     }
@@ -69,7 +68,7 @@ impl AttentionCase {
 
     /// Adds the case to a program: fused if the recorder's traits say so, else as exact kernels. Gives its
     /// inputs, and its results: outputs, and the gradient of queries, keys and values.
-    pub fn record(&self, program: &mut Program, r: &mut Recorder, number: usize) -> (Inputs, [Tensor; 2]) {
+    pub fn record(&self, program: &mut Program, r: &mut Recorder, number: usize) -> (Inputs, [Outcome; 2]) {
         let AttentionShape { batch, context, n_head, d_head } = self.shape;
         let fused = self.fused(&r.traits);
         let packing = fused.and_then(|fused| fused.packing());
@@ -90,7 +89,7 @@ impl AttentionCase {
             // Every factor's type holds these as they are: only the kernels' own rounding is tried.
             values.iter_mut().for_each(|x| *x = f32::from_bits(x.to_bits() & 0xffff_0000));
             let plain = || values.iter().map(|x| x.to_bits()).collect();
-            let words = packing.map_or_else(plain, |factor| halves::pack(&values, factor, view == d_heads));
+            let words = packing.map_or_else(plain, |factor| pack_on_host(&values, factor, view == d_heads));
             inputs.push((view, words));
         }
         // Not numbers: not as floats, and not as two of 16 bits.
@@ -103,50 +102,17 @@ impl AttentionCase {
                 fused.backward(r, &BackwardViews { forward, d_heads, delta, d_qkv });
             }
             None => {
-                let squares = ["scores", "probs", "dropped", "d_probs", "d_scores"];
-                let squares = squares.map(|name| add(name, self.shape.score_words()));
-                self.record_products(r, [qkv, d_heads, heads, d_qkv], step_number, squares);
+                let squares = ["probs", "scores", "dropped", "d_scores"];
+                let [probs, scores, dropped, d_scores] =
+                    squares.map(|name| add(name, self.shape.score_words()));
+                let dropped = Some([dropped, d_scores]);
+                let views = ProductViews { qkv, step_number, probs, heads, scores, dropped };
+                let exact = AttentionByProducts { shape: self.shape, dropout: self.dropout };
+                exact.forward(r, &views);
+                exact.backward(r, &views, d_heads, d_qkv);
             }
         }
-        let tensor = |view, gradient| Tensor { view, packing: packing.map(|factor| (factor, gradient)) };
-        (inputs, [tensor(heads, false), tensor(d_qkv, true)])
-    }
-
-    fn record_products(
-        &self,
-        r: &mut Recorder,
-        [qkv, d_heads, heads, d_qkv]: [View; 4],
-        step_number: View,
-        [scores, probs, dropped, d_probs, d_scores]: [View; 5],
-    ) {
-        let AttentionShape { batch, context: t, n_head, d_head: d } = self.shape;
-        let c = n_head * d;
-        let part = |view: View, which: usize| Matrix::new(view, 3 * c).at(which * c).batched(t * 3 * c, d);
-        let heads_of = |view: View| Matrix::new(view, c).batched(t * c, d);
-        let square = |view: View| Matrix::new(view, t).batched(n_head * t * t, t * t);
-        let multiply = |r: &mut Recorder, sizes, causal, [a, b, c]: [Matrix; 3]| {
-            let one = Gemm::new(Pass::Backward, sizes, a, b, c);
-            r.multiply(&Gemm { batch_outer: batch, batch_inner: n_head, causal, ..one });
-        };
-        let masked = |r: &mut Recorder, from: View, to: View| match &self.dropout {
-            Some(dropout) => {
-                dropout.apply(r, from, step_number, to);
-                to
-            }
-            None => from,
-        };
-        let [q, k, v] = [0, 1, 2].map(|which| part(qkv, which));
-        let [dq, dk, dv] = [0, 1, 2].map(|which| part(d_qkv, which));
-        multiply(r, [t, d, t], Causal::LowerOutput, [q, k.transposed(), square(scores)]);
-        softmax::forward(r, self.shape, scores, probs);
-        let p = square(masked(r, probs, dropped));
-        multiply(r, [t, t, d], Causal::LowerA, [p, v, heads_of(heads)]);
-        let d_out = heads_of(d_heads);
-        multiply(r, [t, t, d], Causal::UpperA, [p.transposed(), d_out, dv]);
-        multiply(r, [t, d, t], Causal::LowerOutput, [d_out, v.transposed(), square(d_probs)]);
-        let ds = masked(r, d_probs, d_scores);
-        softmax::backward(r, self.shape, probs, heads, d_heads, ds);
-        multiply(r, [t, t, d], Causal::LowerA, [square(ds), k, dq]);
-        multiply(r, [t, t, d], Causal::UpperA, [square(ds).transposed(), q, dk]);
+        let outcome = |view, gradient| Outcome { view, packing: packing.map(|factor| (factor, gradient)) };
+        (inputs, [outcome(heads, false), outcome(d_qkv, true)])
     }
 }

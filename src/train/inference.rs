@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::exact::snap;
 use crate::model::gpt::{Gpt, Inputs, Purpose};
 use crate::recording::{
-    Executor, Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View,
+    Executor, Group, Program, RecordingId, Residence, Ticket, Traits, VIEW_ALIGNMENT_WORDS, View,
 };
 use crate::train::session::MicroBatch;
 
@@ -99,7 +99,7 @@ impl Inference {
         Ok(bytemuck::cast_slice(&words[before..]).to_vec())
     }
 
-    fn submit(&mut self, recording: RecordingId, batch: &MicroBatch) -> Result<crate::recording::Ticket> {
+    fn submit(&mut self, recording: RecordingId, batch: &MicroBatch) -> Result<Ticket> {
         let inputs = &self.program.inputs;
         let uploads = [
             (inputs.tokens.buffer, &batch.tokens[..]),

@@ -3,7 +3,7 @@
 use crate::config::ModelConfig;
 use crate::model::gpt::{Gpt, Inputs, Purpose, SortedPositions};
 use crate::ops::adam::{self, AdamW, SCHEDULE_WORDS};
-use crate::ops::gemm::{Gemm, Tuning};
+use crate::ops::gemm::{Tunable, Tuning};
 use crate::ops::{accumulate, reduce};
 use crate::recording::{Group, Program, RecordingId, Residence, Traits, View};
 
@@ -36,8 +36,8 @@ pub struct Micro {
     pub inputs: Inputs,
     /// Its positions, sorted by token.
     pub sorted: SortedPositions,
-    /// Its products, in the order of the recording.
-    pub products: Vec<Gemm>,
+    /// Its products that may be tuned, in the order of the recording.
+    pub products: Vec<Tunable>,
 }
 
 /// The update and what it reads and reports.

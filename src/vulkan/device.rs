@@ -21,7 +21,7 @@ use super::statistics::Statistics;
 use super::validation;
 use crate::error::{Error, Result};
 use crate::precision::Precision;
-use crate::recording::{Program, Traits};
+use crate::recording::{MatrixUnits, Program, Traits};
 
 /// How long one submit may take: a quarter of what desktops allow before they reset a device (two seconds on
 /// Windows), because times vary.
@@ -126,6 +126,10 @@ impl Device {
 
     /// What a recording made for this device may know, in `exact` precision.
     pub fn traits(&self) -> Traits {
+        let shared_memory_bytes = self.info.shared_memory_bytes as usize;
+        // All kernels for matrix units are outside the exact contract.
+        let usable =
+            |units: Option<MatrixUnits>| units.filter(|_| shared_memory_bytes >= Traits::FAST_SHARED_BYTES);
         Traits {
             precision: Precision::Exact,
             fast_shared_memory: self.info.kind != Kind::Cpu,
@@ -133,9 +137,9 @@ impl Device {
             moves_pairs: self.info.int64,
             addresses: self.info.addresses,
             max_view_words: (self.info.max_storage_range_bytes / 4) as usize,
-            shared_memory_bytes: self.info.shared_memory_bytes as usize,
-            matrix_units: self.info.matrix_units,
-            half_units: self.info.half_units,
+            shared_memory_bytes,
+            matrix_units: usable(self.info.matrix_units),
+            half_units: usable(self.info.half_units),
         }
     }
 

@@ -46,16 +46,8 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(program: &Program, recording: usize) -> Self {
-        let dispatches = &program.recordings[recording].dispatches;
-        let mut buffers: Vec<BufferId> = dispatches
-            .iter()
-            .flat_map(|dispatch| dispatch.views.iter().map(|view| view.buffer))
-            .filter(|&buffer| program.spec(buffer).residence != Residence::Device)
-            .collect();
-        buffers.sort_unstable();
-        buffers.dedup();
-        Ring { submits: 0, tickets: [0; RING_SLOTS], buffers }
+    fn new(program: &Program, recording: RecordingId) -> Self {
+        Ring { submits: 0, tickets: [0; RING_SLOTS], buffers: program.ring_buffers(recording) }
     }
 }
 
@@ -90,13 +82,13 @@ impl VulkanExecutor {
         let sets = DescriptorSets::new(device, &program, &buffers)?;
         let pool = CommandPool::new(device)?;
         let recorder = Recorder { device, program: &program, sets: &sets, fault };
-        let recordings = (0..program.recordings.len()).map(RecordingId);
-        let replays = recordings.map(|id| Replay::new(&recorder, &pool, id)).collect::<Result<_>>()?;
+        let recordings = || (0..program.recordings.len()).map(RecordingId);
+        let replays = recordings().map(|id| Replay::new(&recorder, &pool, id)).collect::<Result<_>>()?;
         let device_buffers =
             program.buffers.iter().zip(&buffers).filter(|(s, _)| s.residence == Residence::Device);
         let transfer =
             Transfer::new(device, device_buffers.map(|(spec, buffer)| (buffer, spec.words)), true)?;
-        let rings = (0..program.recordings.len()).map(|i| Ring::new(&program, i)).collect();
+        let rings = recordings().map(|id| Ring::new(&program, id)).collect();
         let mut executor = VulkanExecutor {
             timeline: Timeline::new(device)?,
             transfer,

@@ -82,6 +82,8 @@ pub struct DeviceInfo {
     pub matrix_units: Option<MatrixUnits>,
     /// Those of factors with 5 bits of exponent and 11 of significand, which may be the same.
     pub half_units: Option<MatrixUnits>,
+    /// Why there are none that hlx has kernels for, if so.
+    pub no_matrix_units: Option<String>,
 }
 
 /// Lists every Vulkan device, in the order that `--device INDEX` counts.
@@ -140,7 +142,10 @@ fn describe(instance: &Instance, index: usize, raw: vk::PhysicalDevice) -> Resul
     } else if family.is_none() {
         Some("it has no queue that computes".to_owned())
     } else {
-        [info.matrix_units, info.half_units] = matrix::ask(instance, raw, offers);
+        match matrix::ask(instance, raw, offers) {
+            Ok(units) => [info.matrix_units, info.half_units] = units,
+            Err(reason) => info.no_matrix_units = Some(reason),
+        }
         ask_vulkan_1_2(instance, raw, &mut info).or_else(|| info.past_limit())
     };
     info.exact = reason.is_none();
@@ -203,6 +208,7 @@ fn base_info(
         timestamp_bits: 0,
         matrix_units: None,
         half_units: None,
+        no_matrix_units: None,
     }
 }
 

@@ -21,6 +21,14 @@ const SIDES: [u32; 2] = [16, 8];
 /// As many invocations write a row of what a subgroup stages.
 const LEAST_SUBGROUP: u32 = 8;
 
+/// What subgroups do in the kernels for matrix units, and in those that only go with them.
+const OPERATIONS: [(vk::SubgroupFeatureFlags, &str); 4] = [
+    (vk::SubgroupFeatureFlags::BASIC, "basic"),
+    (vk::SubgroupFeatureFlags::VOTE, "vote"),
+    (vk::SubgroupFeatureFlags::ARITHMETIC, "arithmetic"),
+    (vk::SubgroupFeatureFlags::SHUFFLE, "shuffle"),
+];
+
 /// `VkPhysicalDeviceShaderBfloat16FeaturesKHR`
 #[repr(C)]
 struct Bfloat16Features {
@@ -109,15 +117,54 @@ pub(super) struct Features {
     matrix2: CooperativeMatrix2Features,
 }
 
-/// What a device offers of them: the best, and those of [`Factor::F16`]. `offers` says whether it has an
-/// extension.
+/// What a device offers of them: the best, and those of [`Factor::F16`]; or why hlx has no kernels for it.
+/// `offers` says whether it has an extension.
 pub(super) fn ask(
     instance: &Instance,
     raw: vk::PhysicalDevice,
     offers: impl Fn(&CStr) -> bool,
-) -> [Option<MatrixUnits>; 2] {
+) -> Result<[Option<MatrixUnits>; 2], String> {
+    let offered = ask_features(instance, raw, offers)?;
+    let mut properties11 = vk::PhysicalDeviceVulkan11Properties::default();
+    let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut properties11);
+    unsafe { instance.raw.get_physical_device_properties2(raw, &mut properties) };
+    // The kernels for it are SPIR-V 1.6.
+    let vulkan_1_3 = properties.properties.api_version >= vk::API_VERSION_1_3;
+    check_subgroups(&properties11)?;
+    let side = |factor| side(instance, raw, factor);
+    let bf16 =
+        offered.bfloat16.then(|| side(COMPONENT_TYPE_BFLOAT16)).flatten().map(|side| (Factor::Bf16, side));
+    let f16 = side(vk::ComponentTypeKHR::FLOAT16).map(|side| (Factor::F16, side));
+    if f16.is_none() && bf16.is_none() {
+        return Err("its matrices have no shape that hlx has kernels for: 16-bit factors, 32-bit sums, and \
+                    16 or 8 rows, columns and terms"
+            .to_owned());
+    }
+    let units = |(factor, side)| MatrixUnits {
+        factor,
+        side,
+        subgroup_size: properties11.subgroup_size,
+        in_registers: vulkan_1_3 && offered.in_registers,
+        workgroup_scope: offered.workgroup_scope,
+    };
+    Ok([bf16.or(f16), f16].map(|found| found.map(units)))
+}
+
+/// What a device has beside what all kernels for matrix units must have.
+struct Offered {
+    bfloat16: bool,
+    in_registers: bool,
+    workgroup_scope: bool,
+}
+
+/// The features that a device has, or the first that it lacks of those that it must have.
+fn ask_features(
+    instance: &Instance,
+    raw: vk::PhysicalDevice,
+    offers: impl Fn(&CStr) -> bool,
+) -> Result<Offered, String> {
     if !offers(khr::cooperative_matrix::NAME) {
-        return [None; 2];
+        return Err("it does not offer VK_KHR_cooperative_matrix".to_owned());
     }
     let mut found = Features::default();
     let mut vk11 = vk::PhysicalDeviceVulkan11Features::default();
@@ -133,37 +180,39 @@ pub(super) fn ask(
         query = query.push_next(&mut found.matrix2);
     }
     unsafe { instance.raw.get_physical_device_features2(raw, &mut query) };
-    let enough = [
-        found.cooperative_matrix.cooperative_matrix,
-        vk11.storage_buffer16_bit_access,
-        vk12.shader_float16,
-        vk12.vulkan_memory_model,
-        vk12.vulkan_memory_model_device_scope,
+    let needed = [
+        (found.cooperative_matrix.cooperative_matrix, "cooperativeMatrix"),
+        (vk11.storage_buffer16_bit_access, "storageBuffer16BitAccess"),
+        (vk12.shader_float16, "shaderFloat16"),
+        (vk12.vulkan_memory_model, "vulkanMemoryModel"),
+        (vk12.vulkan_memory_model_device_scope, "vulkanMemoryModelDeviceScope"),
     ];
-    if enough.contains(&vk::FALSE) {
-        return [None; 2];
+    match needed.iter().find(|(feature, _)| *feature == vk::FALSE) {
+        Some((_, name)) => Err(format!("it does not offer the feature {name}")),
+        None => Ok(Offered {
+            bfloat16: [found.bfloat16.type_, found.bfloat16.cooperative_matrix] == [vk::TRUE; 2],
+            in_registers: found.matrix2.works_in_registers(),
+            workgroup_scope: found.matrix2.is_enough(),
+        }),
     }
-    let side = |factor| side(instance, raw, factor);
-    let bfloat16 = found.bfloat16.type_ == vk::TRUE && found.bfloat16.cooperative_matrix == vk::TRUE;
-    let bf16 = bfloat16.then(|| side(COMPONENT_TYPE_BFLOAT16)).flatten().map(|side| (Factor::Bf16, side));
-    let f16 = side(vk::ComponentTypeKHR::FLOAT16).map(|side| (Factor::F16, side));
-    let mut properties11 = vk::PhysicalDeviceVulkan11Properties::default();
-    let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut properties11);
-    unsafe { instance.raw.get_physical_device_properties2(raw, &mut properties) };
-    // The kernels for it are SPIR-V 1.6.
-    let vulkan_1_3 = properties.properties.api_version >= vk::API_VERSION_1_3;
-    let subgroup_size = properties11.subgroup_size;
-    if subgroup_size < LEAST_SUBGROUP {
-        return [None; 2];
+}
+
+/// Why a device's subgroups cannot run the kernels for matrix units, if so.
+fn check_subgroups(device: &vk::PhysicalDeviceVulkan11Properties<'_>) -> Result<(), String> {
+    if device.subgroup_size < LEAST_SUBGROUP {
+        return Err(format!(
+            "its subgroups have {} invocations, and {LEAST_SUBGROUP} are needed",
+            device.subgroup_size
+        ));
     }
-    let units = |(factor, side)| MatrixUnits {
-        factor,
-        side,
-        subgroup_size,
-        in_registers: vulkan_1_3 && found.matrix2.works_in_registers(),
-        workgroup_scope: found.matrix2.is_enough(),
-    };
-    [bf16.or(f16), f16].map(|found| found.map(units))
+    let in_kernels = device.subgroup_supported_stages.contains(vk::ShaderStageFlags::COMPUTE);
+    let offered = |flag| in_kernels && device.subgroup_supported_operations.contains(flag);
+    let missing: Vec<_> =
+        OPERATIONS.iter().filter(|(flag, _)| !offered(*flag)).map(|(_, name)| *name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(format!("its subgroups lack operations in compute kernels: {}", missing.join(", ")))
 }
 
 /// The best of the shapes that a device multiplies and that hlx's kernels can be specialized for.
@@ -226,5 +275,64 @@ impl Features {
             info = info.push_next(matrix2);
         }
         info
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Kernel;
+
+    /// A kernel's SPIR-V says what its subgroups do; a device that does not offer it may fail anywhere.
+    #[test]
+    fn all_that_subgroups_do_in_fast_kernels_is_asked_for() {
+        const OP_CAPABILITY: u32 = 17;
+        let named = |capability: u32| match capability {
+            61 => Some("basic"),
+            62 => Some("vote"),
+            63 => Some("arithmetic"),
+            64 => Some("ballot"),
+            65 => Some("shuffle"),
+            66..=68 | 4423..=4431 => Some("something else"),
+            _ => None,
+        };
+        let mut used = Vec::new();
+        for kernel in Kernel::ALL.iter().filter(|kernel| !kernel.exact()) {
+            let mut rest = &kernel.spirv()[5..];
+            while let [head, operands @ ..] = rest {
+                used.extend((head & 0xffff == OP_CAPABILITY).then(|| named(operands[0])).flatten());
+                rest = &rest[(head >> 16) as usize..];
+            }
+        }
+        let mut asked: Vec<_> = OPERATIONS.iter().map(|(_, name)| *name).collect();
+        used.sort_unstable();
+        used.dedup();
+        asked.sort_unstable();
+        assert_eq!(used, asked);
+    }
+
+    #[test]
+    fn subgroups_that_lack_something_are_refused_by_its_name() {
+        let all = OPERATIONS.iter().fold(vk::SubgroupFeatureFlags::empty(), |all, (flag, _)| all | *flag);
+        let device = |size, operations, stages| {
+            let properties = vk::PhysicalDeviceVulkan11Properties::default();
+            check_subgroups(
+                &properties
+                    .subgroup_size(size)
+                    .subgroup_supported_operations(operations)
+                    .subgroup_supported_stages(stages),
+            )
+        };
+        let compute = vk::ShaderStageFlags::COMPUTE;
+        assert_eq!(device(8, all, compute), Ok(()));
+        assert_eq!(
+            device(4, all, compute).unwrap_err(),
+            "its subgroups have 4 invocations, and 8 are needed"
+        );
+        let without = all & !vk::SubgroupFeatureFlags::SHUFFLE & !vk::SubgroupFeatureFlags::VOTE;
+        let lack = "its subgroups lack operations in compute kernels: ";
+        assert_eq!(device(32, without, compute).unwrap_err(), format!("{lack}vote, shuffle"));
+        let elsewhere = device(32, all, vk::ShaderStageFlags::FRAGMENT).unwrap_err();
+        assert_eq!(elsewhere, format!("{lack}basic, vote, arithmetic, shuffle"));
     }
 }

@@ -137,6 +137,7 @@ mod tests {
             timestamp_bits: 64,
             matrix_units: None,
             half_units: None,
+            no_matrix_units: None,
         }
     }
 

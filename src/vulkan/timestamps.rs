@@ -62,37 +62,39 @@ impl VulkanExecutor {
 
     /// The same for some dispatches of a recording only.
     pub fn time_range(&mut self, recording: RecordingId, range: Range<usize>, runs: usize) -> Result<Timing> {
-        let spans = self.time_spans(runs, 1, |executor, commands, queries| {
-            barrier_before_dispatches(&executor.device.raw, commands);
+        let timed = self.timed(1, |commands, queries| {
+            barrier_before_dispatches(&self.device.raw, commands);
             queries.mark(commands, Stage::COMPUTE_SHADER, 0);
-            executor.recorder().dispatches(commands, recording, range, SLOT);
+            self.recorder().dispatches(commands, recording, range, SLOT);
             queries.mark(commands, Stage::COMPUTE_SHADER, 1);
         })?;
+        let spans = self.run_timed(vec![timed], runs)?;
         Ok(Timing::new(spans.into_iter().map(|run| run[0]).collect()))
     }
 
     /// The median time of each dispatch of a recording in milliseconds, each waiting for the one before it:
-    /// what runs side by side in a step runs alone here. Upload buffers keep what the first ring slot holds.
+    /// what runs side by side in a step runs alone here. Every run is one of the whole recording, so that
+    /// what works in place has the operands of a step. Upload buffers keep what the first ring slot holds.
     ///
     /// # Errors
     /// [`Error::Device`] if the device has no clock or fails.
     pub fn time_each(&mut self, recording: RecordingId, runs: usize) -> Result<Vec<f64>> {
         let count = self.program().recordings[recording.0].dispatches.len();
-        let mut medians = Vec::with_capacity(count);
-        for first in (0..count).step_by(TIMED_TOGETHER) {
+        let parts = (0..count).step_by(TIMED_TOGETHER).map(|first| {
             let range = first..(first + TIMED_TOGETHER).min(count);
-            let spans = self.time_spans(runs, range.len(), |executor, commands, queries| {
+            self.timed(range.len(), |commands, queries| {
                 for (mark, place) in range.clone().enumerate() {
-                    barrier_before_dispatches(&executor.device.raw, commands);
+                    barrier_before_dispatches(&self.device.raw, commands);
                     queries.mark(commands, Stage::COMPUTE_SHADER, mark);
-                    executor.recorder().dispatches(commands, recording, place..place + 1, SLOT);
+                    self.recorder().dispatches(commands, recording, place..place + 1, SLOT);
                 }
                 queries.mark(commands, Stage::COMPUTE_SHADER, range.len());
-            })?;
-            let of_dispatch = |i: usize| spans.iter().map(|run| run[i]).collect();
-            medians.extend((0..range.len()).map(|i| Timing::new(of_dispatch(i)).median_ms()));
-        }
-        Ok(medians)
+            })
+        });
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        let spans = self.run_timed(parts, runs)?;
+        let of_dispatch = |i: usize| spans.iter().map(|run| run[i]).collect();
+        Ok((0..count).map(|i| Timing::new(of_dispatch(i)).median_ms()).collect())
     }
 
     /// Times the driver's copy of one buffer's words into another's, as [`VulkanExecutor::time`] does.
@@ -107,13 +109,14 @@ impl VulkanExecutor {
             .src_offset(bytes(from.offset))
             .dst_offset(bytes(to.offset))
             .size(bytes(from.words));
-        let spans = self.time_spans(runs, 1, |executor, commands, queries| {
-            barrier_before_copies(&executor.device.raw, commands);
+        let timed = self.timed(1, |commands, queries| {
+            barrier_before_copies(&self.device.raw, commands);
             queries.mark(commands, Stage::TRANSFER, 0);
             // SAFETY: both views lie in their buffers and do not overlap.
-            unsafe { executor.device.raw.cmd_copy_buffer(commands, source, target, &[region]) };
+            unsafe { self.device.raw.cmd_copy_buffer(commands, source, target, &[region]) };
             queries.mark(commands, Stage::TRANSFER, 1);
         })?;
+        let spans = self.run_timed(vec![timed], runs)?;
         Ok(Timing::new(spans.into_iter().map(|run| run[0]).collect()))
     }
 
@@ -126,32 +129,38 @@ impl VulkanExecutor {
         Ok(f64::from(info.timestamp_period_ns) * 1e-6)
     }
 
-    /// Runs what `record` writes `runs` times, after one run that is not counted, and gives each run's times
-    /// between the `spans + 1` marks that it sets.
-    fn time_spans(
-        &mut self,
-        runs: usize,
-        spans: usize,
-        record: impl FnOnce(&Self, vk::CommandBuffer, &Queries),
-    ) -> Result<Vec<Vec<f64>>> {
-        let (ms_per_tick, bits) = (self.ms_per_tick()?, self.device.info().timestamp_bits);
-        self.timeline().wait_all()?;
+    /// What `record` writes, with the `spans + 1` marks that it sets, ready to be run.
+    fn timed(&self, spans: usize, record: impl FnOnce(vk::CommandBuffer, &Queries)) -> Result<Timed> {
+        self.ms_per_tick()?;
         let queries = Queries::new(&self.device, spans + 1)?;
         let commands = self.pool.record(|commands| {
             queries.reset(commands);
-            record(self, commands, &queries);
+            record(commands, &queries);
             barrier_before_host(&self.device.raw, commands);
         })?;
-        let times = (0..=runs).map(|_| {
-            let number = self.timeline().submit(commands)?;
-            self.timeline().wait(number)?;
-            let ticks = queries.ticks(spans + 1)?;
+        Ok(Timed { commands, queries })
+    }
+
+    /// Runs these one after the other, all of them `runs` times after one time that is not counted, and gives
+    /// each run's times between their marks.
+    fn run_timed(&mut self, parts: Vec<Timed>, runs: usize) -> Result<Vec<Vec<f64>>> {
+        let (ms_per_tick, bits) = (self.ms_per_tick()?, self.device.info().timestamp_bits);
+        let timeline = self.timeline();
+        timeline.wait_all()?;
+        let mut spans_of = |part: &Timed| {
+            let number = timeline.submit(part.commands)?;
+            timeline.wait(number)?;
+            let ticks = part.queries.ticks(part.queries.count)?;
             let span_ms = |pair: &[u64]| ticks_between(pair[0], pair[1], bits) as f64 * ms_per_tick;
-            Ok(ticks.windows(2).map(span_ms).collect())
-        });
-        let times: Result<Vec<Vec<f64>>> = times.collect();
+            Ok(ticks.windows(2).map(span_ms).collect::<Vec<f64>>())
+        };
+        let mut run = || -> Result<Vec<f64>> {
+            let spans = parts.iter().map(&mut spans_of).collect::<Result<Vec<_>>>()?;
+            Ok(spans.concat())
+        };
+        let times: Result<Vec<Vec<f64>>> = (0..=runs).map(|_| run()).collect();
         self.timeline().wait_all()?;
-        self.pool.free(commands);
+        parts.iter().for_each(|part| self.pool.free(part.commands));
         // The first run also pays for what the driver puts off until a kernel is used.
         Ok(times?.split_off(1))
     }
@@ -159,6 +168,12 @@ impl VulkanExecutor {
     fn recorder(&self) -> Recorder<'_> {
         Recorder { device: &self.device, program: &self.program, sets: &self.sets, fault: None }
     }
+}
+
+/// Commands that set marks, and where their times are read.
+struct Timed {
+    commands: vk::CommandBuffer,
+    queries: Queries,
 }
 
 /// Ticks from one reading of a clock of `bits` bits to a later one. It may have started again from 0.

@@ -5,12 +5,10 @@
 use hlx::cpu::CpuExecutor;
 use hlx::exact::{dropout_threshold, fill_normal, random_u32};
 use hlx::ops::Recorder;
-use hlx::ops::attention::{BackwardViews, ForwardViews, FusedAttention};
+use hlx::ops::attention::{AttentionByProducts, BackwardViews, ForwardViews, FusedAttention, ProductViews};
 use hlx::ops::dropout::Dropout;
-use hlx::ops::gemm::{Causal, Gemm, Matrix, Pass};
-use hlx::ops::halves;
-use hlx::ops::pack::packed_words;
-use hlx::ops::softmax::{self, AttentionShape};
+use hlx::ops::pack::{pack_on_host, packed_words, unpack_on_host};
+use hlx::ops::softmax::AttentionShape;
 use hlx::recording::{Dispatch, Executor, Factor, Group, Program, RecordingId, Residence, Traits, View};
 
 /// NaNs that no kernel may leave in what it is to write, as one float and as two of any 16-bit type.
@@ -116,56 +114,17 @@ impl Case {
     pub fn exact(&self) -> Outcome {
         let mut program = Program::default();
         let mut built = Built::new(&mut program, self, None);
-        let square = self.shape().score_words();
-        let mut add = |name: &str| built.add(&mut program, name, square);
-        let squares = Squares {
-            scores: add("scores"),
-            probs: add("probs"),
-            dropped: add("dropped"),
-            d_probs: add("d_probs"),
-            d_scores: add("d_scores"),
-        };
+        let mut square = |name: &str| built.add(&mut program, name, self.shape().score_words());
+        let [probs, scores] = [square("probs"), square("scores")];
+        let dropped = Some([square("dropped"), square("d_scores")]);
+        let Built { qkv, step_number, heads, d_heads, d_qkv, .. } = built;
+        let views = ProductViews { qkv, step_number, probs, heads, scores, dropped };
+        let attention = AttentionByProducts { shape: self.shape(), dropout: self.dropout() };
         let mut r = Recorder::new(Traits::PLAIN, None);
-        self.record_products(&mut r, &built, &squares);
+        attention.forward(&mut r, &views);
+        attention.backward(&mut r, &views, d_heads, d_qkv);
         let recording = program.add_recording("attention", r.dispatches);
         built.run(&mut CpuExecutor::load(program).unwrap(), recording)
-    }
-
-    /// As model/attention.rs does it without fused kernels.
-    fn record_products(&self, r: &mut Recorder, built: &Built, s: &Squares) {
-        let (t, d, c) = (self.context, self.d_head, self.d_model());
-        let part = |view: View, which: usize| Matrix::new(view, 3 * c).at(which * c).batched(t * 3 * c, d);
-        let heads_of = |view: View| Matrix::new(view, c).batched(t * c, d);
-        let square = |view: View| Matrix::new(view, t).batched(self.n_head * t * t, t * t);
-        let product = |r: &mut Recorder, sizes, causal, [a, b, c]: [Matrix; 3]| {
-            let (batch_outer, batch_inner) = (self.batch, self.n_head);
-            r.multiply(&Gemm {
-                batch_outer,
-                batch_inner,
-                causal,
-                ..Gemm::new(Pass::Backward, sizes, a, b, c)
-            });
-        };
-        let masked = |r: &mut Recorder, from: View, to: View| match self.dropout() {
-            Some(dropout) => {
-                dropout.apply(r, from, built.step_number, to);
-                to
-            }
-            None => from,
-        };
-        let [q, k, v] = [0, 1, 2].map(|which| part(built.qkv, which));
-        let [dq, dk, dv] = [0, 1, 2].map(|which| part(built.d_qkv, which));
-        product(r, [t, d, t], Causal::LowerOutput, [q, k.transposed(), square(s.scores)]);
-        softmax::forward(r, self.shape(), s.scores, s.probs);
-        let probs = square(masked(r, s.probs, s.dropped));
-        product(r, [t, t, d], Causal::LowerA, [probs, v, heads_of(built.heads)]);
-        let d_out = heads_of(built.d_heads);
-        product(r, [t, t, d], Causal::UpperA, [probs.transposed(), d_out, dv]);
-        product(r, [t, d, t], Causal::LowerOutput, [d_out, v.transposed(), square(s.d_probs)]);
-        let d_scores = masked(r, s.d_probs, s.d_scores);
-        softmax::backward(r, self.shape(), s.probs, built.heads, built.d_heads, d_scores);
-        product(r, [t, t, d], Causal::LowerA, [square(d_scores), k, dq]);
-        product(r, [t, t, d], Causal::UpperA, [square(d_scores).transposed(), q, dk]);
     }
 
     /// The fused kernels that are taken, or `None` if these traits have none for the shape.
@@ -195,15 +154,6 @@ pub fn outcomes(
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
-}
-
-/// Tensors `[B,H,T,T]`.
-struct Squares {
-    scores: View,
-    probs: View,
-    dropped: View,
-    d_probs: View,
-    d_scores: View,
 }
 
 /// A case within a program.
@@ -255,7 +205,7 @@ impl Built {
     pub fn write(&self, executor: &mut dyn Executor) {
         let (qkv, d_heads) = self.case.inputs();
         let words = |numbers: &[f32], gradient| match self.packing {
-            Some(factor) => halves::pack(numbers, factor, gradient),
+            Some(factor) => pack_on_host(numbers, factor, gradient),
             None => numbers.iter().map(|x| x.to_bits()).collect(),
         };
         executor.write(self.qkv, &words(&qkv, false)).unwrap();
@@ -277,7 +227,7 @@ impl Built {
         assert!(first == run(), "{:?}: two runs gave different bits", self.case);
         let numbers = |words: Vec<u32>, gradient| {
             let numbers = match self.packing {
-                Some(factor) => halves::unpack(&words, factor, gradient),
+                Some(factor) => unpack_on_host(&words, factor, gradient),
                 None => words.into_iter().map(f32::from_bits).collect(),
             };
             numbers.into_iter().map(f64::from).collect()

@@ -28,9 +28,3 @@ pub fn from_half(half: u32, factor: Factor) -> f32 {
 pub fn half_at(words: &[u32], i: usize) -> u32 {
     words[i / 2] >> (i % 2 * 16) & 0xffff
 }
-
-/// Numbers packed two to a word.
-pub fn packed(values: &[f32], factor: Factor) -> Vec<u32> {
-    let half = |x: &f32| to_half(*x, factor);
-    values.chunks(2).map(|pair| half(&pair[0]) | pair.get(1).map_or(0, half) << 16).collect()
-}

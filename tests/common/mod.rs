@@ -20,6 +20,11 @@ pub fn open() -> Arc<Device> {
     open_device(is_watched())
 }
 
+/// The same device watched in any case, for tests of synchronization itself.
+pub fn open_watched() -> Arc<Device> {
+    open_device(true)
+}
+
 /// The same device without the validation layer, for what takes long.
 pub fn open_unwatched() -> Arc<Device> {
     open_device(false)
@@ -63,9 +68,18 @@ pub fn distance<T: Copy + Into<f64>>(got: &[T], wanted: &[T]) -> f64 {
 
 /// The device's matrix units; if there are none, says that the test was not run.
 pub fn matrix_units(device: &Device) -> Option<MatrixUnits> {
-    let (name, units) = (&device.info().name, device.info().matrix_units);
+    or_not_run(device, device.info().matrix_units, "matrix units that hlx has kernels for")
+}
+
+/// Those that take half precision, the same way.
+pub fn half_units(device: &Device) -> Option<MatrixUnits> {
+    or_not_run(device, device.info().half_units, "matrix units for halves")
+}
+
+fn or_not_run(device: &Device, units: Option<MatrixUnits>, what: &str) -> Option<MatrixUnits> {
     if units.is_none() {
-        let _ = writeln!(std::io::stderr(), "NOT RUN: {name} has no matrix units that hlx has kernels for");
+        // Past the test harness, which would keep it to itself.
+        let _ = writeln!(std::io::stderr(), "NOT RUN: {} has no {what}", device.info().name);
     }
     units
 }

@@ -17,6 +17,8 @@ pub enum Fault {
     /// The process ends in the middle of the call: a write leaves its first half, and every later call
     /// does nothing.
     AbortHalfway,
+    /// The process ends before the call, by the operating system.
+    Kill,
     /// The call fails with this error of the operating system, once.
     Error(i32),
     /// A write takes the first half of its bytes and says so, once. Other calls fail with no space left.
@@ -118,6 +120,7 @@ impl Plan {
         }
         match fault {
             Fault::AbortHalfway if first && is_write => Ok(Course::Half { then_fail: true }),
+            Fault::Kill => std::process::abort(),
             Fault::Abort | Fault::AbortHalfway => Err(io::Error::other("the process has ended")),
             Fault::Error(code) if first => Err(io::Error::from_raw_os_error(code)),
             Fault::ShortWrite | Fault::Full if first && is_write => Ok(Course::Half { then_fail: false }),

@@ -2,12 +2,14 @@
 
 #![allow(dead_code)] // each test binary uses a part
 
-use hlx::checkpoint::{Checkpoint, RunFolder};
+use hlx::checkpoint::RunFolder;
 use hlx::config::{Length, ResumeFrom, TrainConfig, TrainOptions};
 use hlx::cpu::CpuExecutor;
 use hlx::data::{Corpus, Dataset, Tokenizer};
 use hlx::error::Result;
 use hlx::interrupt::Interrupt;
+use hlx::ops::gemm::Tuning;
+use hlx::recording::Executor;
 use hlx::train::init::{initial_parameters, initial_state};
 use hlx::train::run::{Run, Setup, step_shape};
 use hlx::train::session::{Session, TrainState};
@@ -40,6 +42,33 @@ pub fn dataset() -> Dataset {
     Dataset { name: corpus.name, tokenizer, train, validation }
 }
 
+/// A session of a run's training step, on what is made of a CPU executor for its program.
+pub fn session(
+    config: &TrainConfig,
+    data: &Dataset,
+    tuning: &Tuning,
+    on: impl FnOnce(CpuExecutor) -> Box<dyn Executor>,
+) -> Result<Session> {
+    let shape = step_shape(config, data.tokenizer.vocab_size());
+    Session::tuned(shape, CpuExecutor::TRAITS, tuning, |train| {
+        Ok(on(CpuExecutor::load(train.program.clone())?))
+    })
+}
+
+/// A new run in a folder that holds none, as far as `go_on` takes it.
+pub fn new_run<T>(
+    config: &TrainConfig,
+    data: &Dataset,
+    folder: &RunFolder,
+    go_on: impl FnOnce(Setup<'_>) -> Result<T>,
+) -> Result<T> {
+    let _lock = folder.prepare(config, None)?;
+    let model = config.model_config(data.tokenizer.vocab_size());
+    let start = initial_state(initial_parameters(&model, config.seed));
+    let interrupt = &Interrupt::default();
+    go_on(Setup { config, data, folder, interrupt, start: &start, resumed: None, device: ["", ""] })
+}
+
 /// Trains to the end, from the run's newest whole checkpoint where it has one, and gives the digest.
 pub fn train(config: &TrainConfig, data: &Dataset, folder: &RunFolder) -> Result<String> {
     let held = if folder.holds_run()? { Some(folder.lock()?) } else { None };
@@ -50,14 +79,10 @@ pub fn train(config: &TrainConfig, data: &Dataset, folder: &RunFolder) -> Result
     }
     let model = config.model_config(data.tokenizer.vocab_size());
     let start = match &resumed {
-        Some(Checkpoint { model, m, v, state, .. }) => {
-            TrainState { params: model.tensors.clone(), m: m.clone(), v: v.clone(), step: state.step }
-        }
+        Some(checkpoint) => TrainState::of(checkpoint),
         None => initial_state(initial_parameters(&model, config.seed)),
     };
-    let session = Session::new(step_shape(config, model.vocab_size), CpuExecutor::TRAITS, |train| {
-        Ok(Box::new(CpuExecutor::load(train.program.clone())?))
-    })?;
+    let session = session(config, data, &Tuning::default(), |executor| Box::new(executor))?;
     let interrupt = Interrupt::default();
     let resumed = resumed.as_ref().map(|checkpoint| &checkpoint.state);
     let setup =

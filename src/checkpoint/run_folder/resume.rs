@@ -51,7 +51,10 @@ impl RunFolder {
                 return Ok(Some((path.clone(), Checkpoint::load_from(self.storage(), path)?)));
             }
             if !path.is_dir() {
-                return Err(Error::Input(format!("--resume {}: there is no such folder", path.display())));
+                return Err(Error::Input(format!(
+                    "--resume {}: there is no such folder: give a run's folder or one of its step folders",
+                    path.display()
+                )));
             }
         }
         let candidates = self.candidates()?;

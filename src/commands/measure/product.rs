@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use super::super::backend::{Backend, too_large};
+use super::super::backend::Backend;
 use super::super::tune::Tuner;
 use super::error::{ProductError, Sample, product_error};
 use super::loaded::Loaded;
 use super::median;
 use super::warm::until_steady;
 use crate::config::{Precision, ProductLayout};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exact::fill_normal;
 use crate::kernels::Kernel;
 use crate::ops::Recorder;
-use crate::ops::gemm::{Gemm, Matrix, Pass, Tuning};
+use crate::ops::gemm::{Gemm, Matrix, Pass, Tunable, Tuning};
 use crate::recording::{
     Dispatch, Group, Program, RecordingId, Residence, Traits, VIEW_ALIGNMENT_WORDS, View, align_words,
 };
@@ -72,7 +72,7 @@ struct ProductProgram {
     operands: Vec<[View; 2]>,
     c: View,
     /// The product, as a recorder was asked for it.
-    asked: Vec<Gemm>,
+    asked: Vec<Tunable>,
     /// What packs each pair of operands, where the precision asks for it: run once, before any product.
     packing: Vec<RecordingId>,
     recordings: Vec<(usize, RecordingId)>,
@@ -96,8 +96,9 @@ impl Product {
     /// Refuses a product that the device has no room for. The program's description takes no memory yet.
     pub fn check_fit(&self, backend: &Backend) -> Result<()> {
         let program = self.program(1, backend.traits(self.precision), &Tuning::default()).program;
-        let fits = backend.fits(&program);
-        if fits { Ok(()) } else { Err(too_large(backend, self.sizes)) }
+        let Some(why) = backend.obstacle(&program) else { return Ok(()) };
+        let ([m, k, n], name) = (self.sizes, backend.name());
+        Err(Error::Usage(format!("{m} x {k} x {n} does not fit {name} ({why}): give smaller sizes")))
     }
 
     fn sets(&self) -> usize {

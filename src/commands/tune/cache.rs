@@ -19,10 +19,9 @@ use crate::error::{Error, Result};
 /// Names the folder, in place of the user's cache folder.
 pub const FOLDER_VARIABLE: &str = "HLX_CACHE_DIR";
 
-const FILE: &str = "tuning.json";
-
-/// Raised when the file means something else.
-const FORMAT_VERSION: u32 = 1;
+/// The number is raised whenever the file has something else in it: versions of hlx that disagree have a file
+/// each, and none takes the other's for a damaged one.
+const FILE: &str = "tuning-1.json";
 
 /// The longest file that is read, in bytes.
 const LONGEST_FILE: u64 = 4 << 20;
@@ -54,7 +53,6 @@ struct Found {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
-    format_version: u32,
     /// The newest last.
     places: Vec<Found>,
 }
@@ -107,7 +105,7 @@ impl Cache {
         all.extend(products.clone());
         places.push(Found { place: place.clone(), products: all });
         places.drain(..places.len().saturating_sub(MOST_PLACES));
-        let content = Content { format_version: FORMAT_VERSION, places };
+        let content = Content { places };
         let text = serde_json::to_string_pretty(&content).expect("names and numbers are JSON") + "\n";
         replace(path, text.as_bytes()).map_err(Error::io("cannot write", path))
     }
@@ -126,10 +124,7 @@ fn content(path: &Path) -> std::result::Result<Vec<Found>, String> {
         return Err(format!("it has more than {LONGEST_FILE} bytes"));
     }
     let content: Content = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-    match content.format_version {
-        FORMAT_VERSION => Ok(content.places),
-        other => Err(format!("its format version is {other}, and {FORMAT_VERSION} is known")),
-    }
+    Ok(content.places)
 }
 
 /// Replaces a file: a reader sees the old or the new one. Each writer has a temporary file of its own.
@@ -216,7 +211,6 @@ mod tests {
             vec![],
             b"\xff\xfe".to_vec(),
             whole[..whole.len() / 2].to_vec(),
-            text.replace("\"format_version\": 1", "\"format_version\": 2").into_bytes(),
             text.replace("\"p\": \"x\"", "\"p\": 7").into_bytes(),
             text.replace("\"device_id\": 2", "\"device_id\": -2").into_bytes(),
             b"[".repeat(100_000),
@@ -228,6 +222,22 @@ mod tests {
             assert_eq!(cache.read(&place("1")), products(&[]));
             cache.add(&place("2"), &products(&[("q", "y")])).unwrap();
             assert_eq!(cache.read(&place("2")), products(&[("q", "y")]));
+        }
+    }
+
+    /// Another version of hlx may be at home here too.
+    #[test]
+    fn files_of_other_layouts_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::in_folder(folder.path());
+        let others = ["tuning.json", "tuning-0.json", "tuning-2.json"].map(|name| folder.path().join(name));
+        for other in &others {
+            fs::write(other, r#"{ "places": "elsewhere" }"#).unwrap();
+        }
+        cache.add(&place("1"), &products(&[("p", "x")])).unwrap();
+        assert_eq!(cache.read(&place("1")), products(&[("p", "x")]));
+        for other in &others {
+            assert_eq!(fs::read_to_string(other).unwrap(), r#"{ "places": "elsewhere" }"#, "{other:?}");
         }
     }
 

@@ -11,6 +11,7 @@ mod stand;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use crate::checkpoint::RunState;
 use crate::config::Precision;
 use crate::error::Result;
 use crate::kernels::kernels_hash;
-use crate::ops::gemm::{Causal, Gemm, Tuning, Way, key};
+use crate::ops::gemm::{Causal, Tunable, Tuning};
 use crate::recording::{Program, Traits};
 use crate::report::{MemoryPlan, say};
 use crate::train::program::{StepShape, TrainProgram};
@@ -122,38 +123,57 @@ impl Tuner {
 
     /// How some products are to be computed. If the device fails meanwhile they stay as they are, and no
     /// other is timed; what is loaded on a device that was lost fails then, as after any other loss.
-    pub fn of_products(&mut self, backend: &Backend, precision: Precision, products: &[Gemm]) -> Tuning {
+    pub fn of_products(&mut self, backend: &Backend, precision: Precision, products: &[Tunable]) -> Tuning {
         let (Some(device), Some(place)) = (self.device(backend), place(backend, precision)) else {
             return Tuning::default();
         };
         let traits = backend.traits(precision);
         let entries = worthwhile(products, &traits);
-        let mut names = self.recall(&place, &entries, &traits);
-        let missing: Vec<&Entry> = entries.iter().filter(|entry| !names.contains_key(&entry.key)).collect();
+        let mut names = self.recall(&place, &entries);
+        // Nothing is kept of those that do not fit: another time, more memory may be free.
+        let fits = |entry: &&Entry| {
+            let alone = StandProgram::new(slice::from_ref(&entry.contestant), traits);
+            let obstacle = backend.obstacle(&alone.program);
+            obstacle.inspect(|why| tracing::info!("{} is not timed: {why}", entry.key)).is_none()
+        };
+        let unknown = entries.iter().filter(|entry| !names.contains_key(&entry.key));
+        let missing: Vec<&Entry> = unknown.filter(fits).collect();
         if missing.is_empty() {
             tracing::info!("the tiles of {} products are known", names.len());
-            return Tuning { names };
-        }
-        say(format_args!("timing the tiles of {} products on {}", missing.len(), backend.name()));
-        let start = Instant::now();
-        let fits = |program: &Program| backend.fits(program);
-        match time_on(&device, traits, fits, &missing, LONGEST) {
-            Ok(found) => {
-                say(found.summary(start.elapsed()));
-                self.keep(&place, &found.names);
-                names.extend(found.names);
-            }
-            Err(error) => {
-                // Whoever opens the device again after a loss is not to lose it in the same way.
-                self.wanted = false;
-                tracing::warn!("the tiles could not be timed ({error}): they stay as they are");
-            }
+        } else {
+            names.extend(self.time(backend, &device, &place, traits, &missing));
         }
         // A run that is resumed takes what it began with, so the rest is said too.
         for Entry { contestant, key } in &entries {
             names.entry(key.clone()).or_insert_with(|| contestant.ways[0].name());
         }
         Tuning { names }
+    }
+
+    /// Times products, says so, and remembers what was found; nothing if the device fails meanwhile.
+    fn time(
+        &mut self,
+        backend: &Backend,
+        device: &Arc<Device>,
+        place: &Place,
+        traits: Traits,
+        missing: &[&Entry],
+    ) -> BTreeMap<String, String> {
+        say(format_args!("timing the tiles of {} products on {}", missing.len(), backend.name()));
+        let start = Instant::now();
+        match time_on(device, traits, |program| backend.fits(program), missing, LONGEST) {
+            Ok(found) => {
+                say(found.summary(start.elapsed()));
+                self.keep(place, &found.names);
+                found.names
+            }
+            Err(error) => {
+                // Whoever opens the device again after a loss is not to lose it in the same way.
+                self.wanted = false;
+                tracing::warn!("the tiles could not be timed ({error}): they stay as they are");
+                BTreeMap::new()
+            }
+        }
     }
 
     /// The device, if its products are to be tuned: a GPU that can take the time.
@@ -165,16 +185,16 @@ impl Tuner {
     }
 
     /// The names that were found at this place before, of ways that there are.
-    fn recall(&self, place: &Place, entries: &[Entry], traits: &Traits) -> BTreeMap<String, String> {
+    fn recall(&self, place: &Place, entries: &[Entry]) -> BTreeMap<String, String> {
         let here = self.known.iter().rev().filter(|(known, _)| known == place);
-        let known = here.map(|(_, names)| names.clone()).chain([self.cache.read(place)]);
-        let tunings: Vec<Tuning> = known.map(|names| Tuning { names }).collect();
+        let known: Vec<_> = here.map(|(_, names)| names.clone()).chain([self.cache.read(place)]).collect();
         let mut names = BTreeMap::new();
-        for Entry { contestant: Contestant { gemm, ways }, key } in entries {
-            let chosen = tunings.iter().find_map(|tuning| tuning.chosen(gemm, &ways[0], traits, true));
-            if let Some(way) = chosen {
-                names.insert(key.clone(), way.name());
-            } else if tunings.iter().any(|tuning| tuning.names.contains_key(key)) {
+        for Entry { contestant, key } in entries {
+            let said: Vec<&String> = known.iter().filter_map(|names| names.get(key)).collect();
+            let is_one = |name: &&&String| contestant.ways.iter().any(|way| way.name() == ***name);
+            if let Some(name) = said.iter().find(is_one) {
+                names.insert(key.clone(), (*name).clone());
+            } else if !said.is_empty() {
                 tracing::warn!("what is known of the product {key} names no tile of it: it is timed anew");
             }
         }
@@ -208,24 +228,22 @@ fn place(backend: &Backend, precision: Precision) -> Option<Place> {
 }
 
 /// The different products that matter, those with the most work first.
-fn worthwhile(products: &[Gemm], traits: &Traits) -> Vec<Entry> {
-    let flops = |gemm: &Gemm| {
-        let all = gemm.problem().flops() as f64;
-        if gemm.causal == Causal::None { all } else { all / 2.0 }
+fn worthwhile(products: &[Tunable], traits: &Traits) -> Vec<Entry> {
+    let flops = |product: &Tunable| {
+        let all = product.gemm().problem().flops() as f64;
+        if product.gemm().causal == Causal::None { all } else { all / 2.0 }
     };
     let total: f64 = products.iter().map(flops).sum();
-    let mut by_key: BTreeMap<String, (f64, &Gemm, Way)> = BTreeMap::new();
-    for gemm in products {
-        let best = Way::best(gemm, traits, true);
-        by_key.entry(key(gemm, &best)).or_insert((0.0, gemm, best)).0 += flops(gemm);
+    let mut by_key: BTreeMap<String, (f64, &Tunable)> = BTreeMap::new();
+    for product in products {
+        by_key.entry(product.key()).or_insert((0.0, product)).0 += flops(product);
     }
     let mut found: Vec<_> =
-        by_key.into_iter().filter(|(_, (work, ..))| *work >= LEAST_SHARE * total).collect();
+        by_key.into_iter().filter(|(_, (work, _))| *work >= LEAST_SHARE * total).collect();
     found.sort_by(|(_, x), (_, y)| y.0.total_cmp(&x.0));
-    let entry = |(key, (_, gemm, best)): (String, (f64, &Gemm, Way))| {
-        let ways = best.alternatives(gemm, traits, true);
-        let entry = Entry { contestant: Contestant { gemm: *gemm, ways }, key };
-        (entry.contestant.ways.len() > 1 && is_possible(gemm)).then_some(entry)
+    let entry = |(key, (_, product)): (String, (f64, &Tunable))| {
+        let contestant = Contestant { gemm: *product.gemm(), ways: product.ways(traits) };
+        (contestant.ways.len() > 1 && is_possible(&contestant.gemm)).then_some(Entry { contestant, key })
     };
     found.into_iter().filter_map(entry).collect()
 }

@@ -228,55 +228,59 @@ impl Room {
         self.counts.part(way * VIEW_ALIGNMENT_WORDS, 1)
     }
 
-    fn record(&self, program: &mut Program, contestant: &Contestant, traits: Traits) -> Recordings {
-        let Contestant { gemm, ways } = contestant;
-        let [wanted, got] = self.place(gemm);
-        let [a_len, b_len, _] = extents(gemm);
-        let split_views = [self.split[0], self.split[1]];
-        let halves = ways.iter().find_map(|way| match way {
+    /// Where the factors lie split, and by which shift, if a way multiplies them so.
+    fn split_factors(&self, Contestant { gemm, ways }: &Contestant) -> Option<(u32, [View; 2])> {
+        let low_shift = ways.iter().find_map(|way| match way {
             Way::Halves(plan) => Some(plan.tile.low_shift),
             _ => None,
-        });
-        let factors = halves.map(|_| {
-            let words = [split_words(a_len), split_words(b_len)];
-            [split_views[0].part(0, words[0]), split_views[1].part(0, words[1])]
-        });
-        let dispatches = |way: &Way, gemm: &Gemm| -> Vec<Dispatch> {
-            let words = way.partial_words(gemm);
-            let partials = (words > 0).then(|| self.partials.part(0, words));
-            way.record(gemm, &traits, factors, partials)
-        };
-        let compare = |r: &mut Recorder, count: View| {
-            compare::results(r, gemm, wanted.c.view, got.c.view, count);
-        };
-        let finish = |program: &mut Program, dispatches| program.add_recording("way", dispatches);
+        })?;
+        let [a, b, _] = extents(gemm);
+        Some((low_shift, [self.split[0].part(0, split_words(a)), self.split[1].part(0, split_words(b))]))
+    }
 
+    /// Spoils both results, and makes the factors that are not only random.
+    fn prepare(&self, program: &mut Program, contestant: &Contestant, traits: Traits) -> RecordingId {
+        let gemm = &contestant.gemm;
+        let [wanted, got] = self.place(gemm);
         let mut r = Recorder::new(traits, None);
-        let spare = self.count(ways.len());
+        let spare = self.count(contestant.ways.len());
         compare::results(&mut r, gemm, got.c.view, wanted.c.view, spare);
-        compare(&mut r, spare);
-        if let (Some(low_shift), Some([a, b])) = (halves, factors) {
+        compare::results(&mut r, gemm, wanted.c.view, got.c.view, spare);
+        if let Some((low_shift, [a, b])) = self.split_factors(contestant) {
             split(&mut r, wanted.a.view, a, low_shift);
             split(&mut r, wanted.b.view, b, low_shift);
         }
         if has_triangle(gemm) {
             let (batch, n_head) = (gemm.batch_outer, gemm.batch_inner);
             let shape = AttentionShape { batch, context: gemm.m, n_head, d_head: 1 };
-            softmax::forward(&mut r, shape, self.floats.part(0, a_len), wanted.a.view);
+            let random = self.floats.part(0, wanted.a.view.words);
+            softmax::forward(&mut r, shape, random, wanted.a.view);
         }
-        let prepare = r.finish(program, "prepare");
-        let reference = finish(program, dispatches(&ways[0], &wanted));
+        r.finish(program, "prepare")
+    }
+
+    fn record(&self, program: &mut Program, contestant: &Contestant, traits: Traits) -> Recordings {
+        let Contestant { gemm, ways } = contestant;
+        let [wanted, got] = self.place(gemm);
+        let factors = self.split_factors(contestant).map(|(_, factors)| factors);
+        let dispatches = |way: &Way, gemm: &Gemm| -> Vec<Dispatch> {
+            let words = way.partial_words(gemm);
+            let partials = (words > 0).then(|| self.partials.part(0, words));
+            way.record(gemm, &traits, factors, partials)
+        };
+        let prepare = self.prepare(program, contestant, traits);
+        let reference = program.add_recording("reference", dispatches(&ways[0], &wanted));
         let compared = |(number, way): (usize, &Way)| {
             let mut r = Recorder::new(traits, None);
             dispatches(way, &got).into_iter().for_each(|dispatch| r.add(dispatch));
-            compare(&mut r, self.count(number));
+            compare::results(&mut r, gemm, wanted.c.view, got.c.view, self.count(number));
             r.finish(program, "compared")
         };
         let compared = ways.iter().enumerate().map(compared).collect();
         let flops = gemm.problem().flops() as f64;
         let calls = ((FLOPS_OF_A_RUN / flops) as usize).clamp(1, MOST_CALLS);
         let repeated = |way: &Way| (0..calls).flat_map(|_| dispatches(way, &got)).collect();
-        let timed = ways.iter().map(|way| finish(program, repeated(way))).collect();
+        let timed = ways.iter().map(|way| program.add_recording("timed", repeated(way))).collect();
         Recordings { prepare, reference, compared, timed, calls, flops }
     }
 }

@@ -3,15 +3,19 @@
 use super::contest::Stand;
 use super::*;
 use crate::config::{ModelConfig, Preset};
-use crate::ops::gemm::fast::Plan;
+use crate::ops::gemm::fast::FastPlan;
 use crate::ops::gemm::halves::{self, HalvesPlan, HalvesTile};
 use crate::ops::gemm::units::{UnitPlan, UnitTile};
-use crate::ops::gemm::{Matrix, Pass};
+use crate::ops::gemm::{Gemm, Matrix, Pass, Way};
 use crate::recording::{BufferId, View};
-use crate::vulkan::{Selection, devices};
+use crate::vulkan::{DeviceInfo, Selection, Simulation, devices};
 
 /// Software Vulkan, or the device named by `HLX_TEST_DEVICE`, watched unless `HLX_TEST_VALIDATION=0`.
 fn open() -> Arc<Device> {
+    open_simulated(Simulation::default())
+}
+
+fn open_simulated(simulation: Simulation) -> Arc<Device> {
     let install = "this test needs software Vulkan and the Vulkan validation layer (Debian and Ubuntu: apt \
                    install mesa-vulkan-drivers vulkan-validationlayers)";
     let selection = match std::env::var("HLX_TEST_DEVICE") {
@@ -23,7 +27,8 @@ fn open() -> Arc<Device> {
         }
     };
     let watched = std::env::var("HLX_TEST_VALIDATION").map_or(true, |value| value != "0");
-    Device::open(&selection, watched).unwrap_or_else(|error| panic!("{error}; {install}"))
+    Device::open_simulated(&selection, watched, simulation)
+        .unwrap_or_else(|error| panic!("{error}; {install}"))
 }
 
 /// The device as a GPU.
@@ -40,8 +45,12 @@ fn gemm([m, k, n]: [usize; 3], causal: Causal, batches: usize) -> Gemm {
     Gemm { batch_inner: batches, causal, ..Gemm::new(Pass::Backward, [m, k, n], a, b, c) }
 }
 
-fn entry(gemm: Gemm, ways: Vec<Way>) -> Entry {
-    Entry { key: key(&gemm, &ways[0]), contestant: Contestant { gemm, ways } }
+fn tunable(gemm: &Gemm, traits: &Traits) -> Tunable {
+    Tunable::of(gemm, traits, true).expect("no columns are summed")
+}
+
+fn entry(gemm: Gemm, ways: Vec<Way>, traits: &Traits) -> Entry {
+    Entry { key: tunable(&gemm, traits).key(), contestant: Contestant { gemm, ways } }
 }
 
 /// Of each product's ways, those whose bits are those of its first.
@@ -64,7 +73,7 @@ fn ways(gemm: &Gemm, traits: &Traits) -> Vec<Way> {
         let possible = tiles.into_iter().filter(|tile| tile.is_even(trans, units));
         return possible.map(|tile| Way::Units(UnitPlan { tile, ..plan })).collect();
     }
-    let all = best.alternatives(gemm, traits, true);
+    let all = tunable(gemm, traits).ways(traits);
     all[all.len().saturating_sub(3)..].to_vec()
 }
 
@@ -128,7 +137,7 @@ fn a_way_with_other_bits_is_seen() {
     let gemm = gemm([96, 560, 64], Causal::None, 1);
     let right = ways(&gemm, &traits);
     let Way::Fast(plan) = right[0] else { panic!("no fused product: {right:?}") };
-    let other = Way::Fast(Plan { block_terms: plan.block_terms / 2, ..plan });
+    let other = Way::Fast(FastPlan { block_terms: plan.block_terms / 2, ..plan });
     let planted = Contestant { gemm, ways: vec![right[0], other, right[1]] };
     assert_eq!(agree(&device, traits, &[planted]), [[true, false, true]]);
 }
@@ -177,7 +186,7 @@ fn time_that_has_run_out_leaves_products_as_they_are() {
     let device = open();
     let traits = traits(&device, Precision::Exact);
     let entries: Vec<Entry> =
-        products().into_iter().map(|gemm| entry(gemm, ways(&gemm, &traits))).take(2).collect();
+        products().into_iter().map(|gemm| entry(gemm, ways(&gemm, &traits), &traits)).take(2).collect();
     let all: Vec<&Entry> = entries.iter().collect();
     let found = time_on(&device, traits, |_| true, &all, Duration::ZERO).unwrap();
     assert_eq!((found.names.len(), found.left), (0, 2));
@@ -217,10 +226,8 @@ fn products_are_told_apart_and_the_largest_come_first() {
 fn what_is_known_is_taken_and_what_names_nothing_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let traits = Traits { fast_shared_memory: true, ..Traits::PLAIN };
-    let entries: Vec<Entry> = products()[..3].iter().map(|&gemm| entry(gemm, ways(&gemm, &traits))).collect();
-    let all = |gemm: &Gemm| Way::best(gemm, &traits, true).alternatives(gemm, &traits, true);
-    let entries: Vec<Entry> =
-        entries.iter().map(|e| entry(e.contestant.gemm, all(&e.contestant.gemm))).collect();
+    let all = |gemm: &Gemm| tunable(gemm, &traits).ways(&traits);
+    let entries: Vec<Entry> = products()[..3].iter().map(|&gemm| entry(gemm, all(&gemm), &traits)).collect();
     let place = Place {
         device: "a card".into(),
         vendor_id: 1,
@@ -236,10 +243,37 @@ fn what_is_known_is_taken_and_what_names_nothing_is_not() {
     let cache = Cache::in_folder(folder.path());
     cache.add(&place, &found(&[(0, name(0, 1)), (1, "a tile of another world".into())])).unwrap();
     let mut tuner = Tuner { wanted: true, cache, known: vec![], warned: false };
-    assert_eq!(tuner.recall(&place, &entries, &traits), found(&[(0, name(0, 1))]));
+    assert_eq!(tuner.recall(&place, &entries), found(&[(0, name(0, 1))]));
     // What a checkpoint says comes before the file.
     tuner.known.push((place.clone(), found(&[(0, name(0, 2)), (2, name(2, 1))])));
-    assert_eq!(tuner.recall(&place, &entries, &traits), found(&[(0, name(0, 2)), (2, name(2, 1))]));
+    assert_eq!(tuner.recall(&place, &entries), found(&[(0, name(0, 2)), (2, name(2, 1))]));
     let elsewhere = Place { driver: "2".into(), ..place };
-    assert_eq!(tuner.recall(&elsewhere, &entries, &traits), found(&[]));
+    assert_eq!(tuner.recall(&elsewhere, &entries), found(&[]));
+}
+
+/// A start at which nothing else is unknown times nothing and keeps nothing, so it is as quiet as one at
+/// which all is known.
+#[test]
+fn products_that_do_not_fit_are_left_as_they_are() {
+    let a_small_gpu = |info: &mut DeviceInfo| {
+        info.kind = Kind::Discrete;
+        info.max_storage_range_bytes = 1 << 20;
+    };
+    let backend =
+        Backend::Vulkan(open_simulated(Simulation { lower: Some(a_small_gpu), ..Default::default() }));
+    let traits = backend.traits(Precision::Exact);
+    let place = place(&backend, Precision::Exact).unwrap();
+    let [small, large] = [[256, 64, 128], [1024, 64, 1024]].map(|sizes| {
+        let product = tunable(&gemm(sizes, Causal::None, 1), &traits);
+        (product, product.ways(&traits))
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::in_folder(folder.path());
+    let known = BTreeMap::from([(small.0.key(), small.1[1].name())]);
+    cache.add(&place, &known).unwrap();
+    let mut tuner = Tuner { wanted: true, cache: cache.clone(), known: vec![], warned: false };
+    let tuning = tuner.of_products(&backend, Precision::Exact, &[small.0, large.0]);
+    let all = known.iter().map(|(key, name)| (key.clone(), name.clone()));
+    assert_eq!(tuning.names, all.chain([(large.0.key(), large.1[0].name())]).collect());
+    assert_eq!((tuner.known, cache.read(&place)), (vec![], known));
 }

@@ -5,12 +5,13 @@
 
 use rayon::prelude::*;
 
-use super::fast::{self, Plan};
+use super::fast::{self, FastPlan};
 use super::problem::{Causal, Layout, Problem};
 use super::{Gemm, Matrix, Tiling};
 use crate::exact::{K_BLOCK, snap};
 use crate::kernels::gemm_finish;
 use crate::ops::grid::flat_groups;
+use crate::ops::word;
 use crate::recording::{Dispatch, View};
 
 /// Blocks are summed apart only if their sums take at most this many words: 32 MiB, and 64 MiB of the
@@ -24,7 +25,7 @@ pub struct Split {
     gemm: Gemm,
     blocks: usize,
     /// How the blocks are computed if not by exact kernels.
-    fast: Option<Plan>,
+    fast: Option<FastPlan>,
 }
 
 impl Split {
@@ -35,7 +36,7 @@ impl Split {
     }
 
     /// The product cut up as planned for the fast kernels, if it is one product of several blocks.
-    pub fn planned(gemm: &Gemm, plan: Plan) -> Option<Split> {
+    pub fn planned(gemm: &Gemm, plan: FastPlan) -> Option<Split> {
         let blocks = plan.blocks(&gemm.problem());
         (is_alone(gemm) && blocks > 1).then_some(Split { gemm: *gemm, blocks, fast: Some(plan) })
     }
@@ -51,7 +52,7 @@ impl Split {
         let summed = match self.fast {
             Some(plan) => fast::record(&blocks, &plan),
             None => {
-                let best = || Tiling::Shared(Plan::best_exact(&self.gemm.problem(), true).tile);
+                let best = || Tiling::Shared(FastPlan::best_exact(&self.gemm.problem(), true).tile);
                 blocks.record_tiled(tiling.unwrap_or_else(best))
             }
         };
@@ -77,7 +78,6 @@ pub(super) fn in_blocks(gemm: &Gemm, blocks: usize, partials: View) -> Gemm {
 /// Adds up the blocks `[blocks, m, n]` and finishes the product.
 pub(super) fn finish(gemm: &Gemm, blocks: usize, partials: View) -> Dispatch {
     let Gemm { m, n, c, bias, .. } = *gemm;
-    let word = |size: usize| u32::try_from(size).expect("a product's numbers fit 32 bits");
     gemm_finish::dispatch(
         gemm_finish::Push {
             m: word(m),

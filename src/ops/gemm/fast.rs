@@ -4,10 +4,12 @@
 //! The order of a sum follows from the product's shape alone, so results are the same on every run.
 
 use super::interface::{self, Tiling};
+use super::plan::{PROCESSORS, Plan, finishing_cycles, most_blocks, rounds};
 use super::problem::Problem;
 use super::{Causal, Gemm};
 use crate::exact::K_BLOCK;
 use crate::kernels::gemm_fast::{Bindings, Push, Specialization, dispatch};
+use crate::ops::word;
 use crate::recording::Dispatch;
 
 /// The order in which an invocation writes out the products of one term. The sums do not depend on it, but
@@ -130,11 +132,7 @@ impl FastTile {
             self.invocations(),
             self.order as usize,
         ]
-        .map(|number| u32::try_from(number).expect("a tile's numbers are small"))
-    }
-
-    fn workgroups(&self, problem: &Problem) -> [usize; 3] {
-        [problem.n.div_ceil(self.columns), problem.m.div_ceil(self.rows), problem.batches]
+        .map(word)
     }
 }
 
@@ -161,39 +159,24 @@ const EXACT_TILES: [(FastTile, [f64; 2]); 6] = [
 ];
 
 /// How a product is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// A workgroup's part.
-    pub tile: FastTile,
-    /// Terms of each block that is summed apart.
-    pub block_terms: usize,
-}
+pub type FastPlan = Plan<FastTile>;
 
-/// The device that plans are made for, an NVIDIA H100: processors, multiplications of each in a cycle, words
-/// that memory moves in a cycle, and the cycles that a workgroup and a dispatch take beside their work.
-const PROCESSORS: usize = 132;
+/// The device that plans are made for, an NVIDIA H100: multiplications of a processor in a cycle, and the
+/// cycles that a workgroup takes beside its work.
 const PRODUCTS_A_CYCLE: f64 = 128.0;
 // A multiplication and an addition take twice as long as both in one, and the best tile reaches this.
 const EXACT_PRODUCTS_A_CYCLE: f64 = 0.8 * 64.0;
-pub(super) const WORDS_A_CYCLE: f64 = 400.0;
 const WORKGROUP_CYCLES: f64 = 1500.0;
-pub(super) const DISPATCH_CYCLES: f64 = 5000.0;
 
-/// Blocks are as long as a multiple of this, so that they begin where a share does.
-pub(super) const BLOCK_UNIT: usize = 64;
-
-/// The most blocks that a sum is cut into.
-pub(super) const MAX_BLOCKS: usize = 32;
-
-impl Plan {
+impl FastPlan {
     /// The same for the exact kernels, whose blocks are the contract's: all of them apart, or none.
-    pub fn best_exact(problem: &Problem, may_split: bool) -> Plan {
-        Plan::all_exact(problem, may_split)[0]
+    pub fn best_exact(problem: &Problem, may_split: bool) -> FastPlan {
+        FastPlan::all_exact(problem, may_split)[0]
     }
 
     /// Every plan for the exact kernels, those first that take the least time by the estimate. All give the
     /// same bits.
-    pub(super) fn all_exact(problem: &Problem, may_split: bool) -> Vec<Plan> {
+    pub(super) fn all_exact(problem: &Problem, may_split: bool) -> Vec<FastPlan> {
         let plan = |tile, block_terms| Plan { tile, block_terms };
         let plans = EXACT_TILES.iter().flat_map(|&(tile, speed)| {
             let split = (may_split && problem.k > K_BLOCK).then_some(plan(tile, K_BLOCK));
@@ -202,7 +185,7 @@ impl Plan {
                 .chain([plan(tile, problem.k)])
                 .map(move |plan| (plan, speed[usize::from(problem.b.trans)]))
         });
-        let cycles = |(plan, speed): &(Plan, f64)| {
+        let cycles = |(plan, speed): &(FastPlan, f64)| {
             // A workgroup that has its processor to itself is alone with its waits.
             plan.cycles(problem, EXACT_PRODUCTS_A_CYCLE * speed, |workgroups| {
                 (workgroups as f64 / PROCESSORS as f64).ceil().max(1.3)
@@ -215,21 +198,15 @@ impl Plan {
 
     /// The plans of other tiles that sum in the same order, those first that take the least time by the
     /// estimate.
-    pub(super) fn same_sums(&self, problem: &Problem) -> Vec<Plan> {
-        let mut plans = TILES.map(|tile| Plan { tile, ..*self }).to_vec();
-        plans.sort_by(|x, y| x.estimate(problem).total_cmp(&y.estimate(problem)));
-        plans
+    pub(super) fn same_sums(&self, problem: &Problem) -> Vec<FastPlan> {
+        self.with_tiles(TILES.into_iter(), |plan| plan.estimate(problem))
     }
 
-    /// The plan that takes the least time by a rough estimate, with sums in at most so many blocks.
-    pub fn best(problem: &Problem, max_blocks: usize) -> Plan {
-        let most = max_blocks.clamp(1, MAX_BLOCKS);
-        let block_terms = |blocks: usize| problem.k.div_ceil(blocks).next_multiple_of(BLOCK_UNIT);
-        let plans = TILES
-            .iter()
-            .flat_map(|&tile| (1..=most).map(move |blocks| Plan { tile, block_terms: block_terms(blocks) }));
-        let least = plans.min_by(|x, y| x.estimate(problem).total_cmp(&y.estimate(problem)));
-        least.expect("there is always a plan of one block")
+    /// The plan that takes the least time by a rough estimate; `may_split` if the sums may be cut up.
+    pub fn best(problem: &Problem, may_split: bool) -> FastPlan {
+        let most = if may_split { most_blocks(problem) } else { 1 };
+        let fastest = FastPlan::fastest(problem, TILES.into_iter(), most, |plan| plan.estimate(problem));
+        fastest.expect("there is a tile")
     }
 
     /// Cycles that a product takes by fused multiply-add, by a rough estimate.
@@ -239,42 +216,27 @@ impl Plan {
         })
     }
 
-    /// Blocks of terms.
-    pub fn blocks(&self, problem: &Problem) -> usize {
-        problem.k.div_ceil(self.block_terms)
-    }
-
     /// `rounds`: how many times as long as one workgroup so many take.
     fn cycles(&self, problem: &Problem, products_a_cycle: f64, rounds: impl Fn(usize) -> f64) -> f64 {
         let blocks = self.blocks(problem);
-        let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
+        let FastTile { rows, columns, .. } = self.tile;
+        let workgroups = problem.tiles([rows, columns]).iter().product::<usize>() * blocks;
         let terms = self.block_terms.min(problem.k.next_multiple_of(self.tile.step));
-        let products = (self.tile.rows * self.tile.columns * terms) as f64;
+        let products = (rows * columns * terms) as f64;
         // Elements that are moved one by one need many invocations to be on their way at once.
         let scattered = [problem.a, problem.b, problem.c].iter().any(|layout| !layout.rows_start_at_quads());
         let few = self.tile.row_quads * self.tile.column_quads > 1;
         let slowed = if scattered && few { 4.0 } else { 1.0 };
         let one = products * slowed / products_a_cycle + WORKGROUP_CYCLES;
-        let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
-        rounds(workgroups) * one + if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 }
+        rounds(workgroups) * one + finishing_cycles(problem, blocks)
     }
 }
 
-/// How many times as long as its share of a full processor's work so many workgroups take, if a processor
-/// holds `resident` of them at a time: with fewer it waits more often for memory.
-pub(super) fn rounds(workgroups: usize, resident: usize) -> f64 {
-    let each = workgroups.div_ceil(PROCESSORS);
-    let (full, rest) = (each / resident * resident, each % resident);
-    let last = if rest == 0 { 0.0 } else { rest as f64 * libm::pow(resident as f64 / rest as f64, 0.2) };
-    full as f64 + last
-}
-
 /// One dispatch by `gemm_fast`. A product of [`Causal::Blocks`] has a batch for each `block_terms` terms.
-pub fn record(gemm: &Gemm, plan: &Plan) -> Dispatch {
+pub fn record(gemm: &Gemm, plan: &FastPlan) -> Dispatch {
     let (problem, tile) = (gemm.problem(), plan.tile);
     let bias_words = gemm.bias.map_or(0, |bias| bias.words);
     problem.check(gemm.a.view.words, gemm.b.view.words, gemm.c.view.words, bias_words);
-    let word = |number: usize| u32::try_from(number).expect("a product's numbers fit 32 bits");
     let push = Push::from_bytes(
         &[interface::push(&problem).to_bytes(), word(plan.block_terms).to_ne_bytes().to_vec()].concat(),
     );
@@ -283,13 +245,9 @@ pub fn record(gemm: &Gemm, plan: &Plan) -> Dispatch {
     let (a, b, c) = (gemm.a.view, gemm.b.view, gemm.c.view);
     // Something must be bound where there is no bias; it is not read.
     let bindings = Bindings { a, b, c, bias: gemm.bias.unwrap_or(b) };
-    let groups = tile.workgroups(&problem).map(|count| {
-        assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
-        word(count)
-    });
     assert!(
         gemm.causal != Causal::Blocks || problem.batches == plan.blocks(&problem),
         "a batch for each block: {problem:?}"
     );
-    dispatch(push, specialization, bindings, groups)
+    dispatch(push, specialization, bindings, problem.workgroups([tile.rows, tile.columns]))
 }

@@ -2,9 +2,10 @@
 //!
 //! The order of a sum follows from the product's shape alone, so results are the same on every run.
 
-use super::blocks::{MAX_PARTIAL_WORDS, finish, in_blocks};
-use super::fast::{BLOCK_UNIT, DISPATCH_CYCLES, MAX_BLOCKS, Plan, WORDS_A_CYCLE, rounds};
+use super::blocks::{finish, in_blocks};
+use super::fast::FastPlan;
 use super::interface;
+use super::plan::{DISPATCH_CYCLES, Plan, WORDS_A_CYCLE, finishing_cycles, most_blocks, rounds};
 use super::problem::{Causal, Problem};
 use super::{Gemm, Matrix};
 use crate::kernels::gemm_halves::{Bindings, Push, Specialization, dispatch};
@@ -90,10 +91,6 @@ impl HalvesTile {
             (_, true) => 0.62,
         }
     }
-
-    fn workgroups(&self, problem: &Problem) -> [usize; 3] {
-        [problem.n.div_ceil(self.columns), problem.m.div_ceil(self.rows), problem.batches]
-    }
 }
 
 /// What low parts are multiplied by, as a power of two: they then have as many digits as high parts wherever
@@ -109,13 +106,7 @@ pub const TILES: [HalvesTile; 4] = [
 ];
 
 /// How a product is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HalvesPlan {
-    /// A workgroup's part.
-    pub tile: HalvesTile,
-    /// Terms of each block that is summed apart.
-    pub block_terms: usize,
-}
+pub type HalvesPlan = Plan<HalvesTile>;
 
 /// The device that plans are made for, an NVIDIA H200: the products that a processor adds up in a cycle in
 /// the largest tile; the terms that it could add up in the time that a tile's start and end take, and cycles
@@ -130,55 +121,30 @@ const MAX_SPLIT_WORDS: usize = 1 << 30;
 impl HalvesPlan {
     /// The plan that takes the least time by a rough estimate; `None` if no tile fits shared memory.
     pub fn best(problem: &Problem, traits: &Traits) -> Option<HalvesPlan> {
-        let fitting = (MAX_PARTIAL_WORDS / (problem.m * problem.n)).clamp(1, MAX_BLOCKS);
-        let single = problem.batches == 1 && problem.causal == Causal::None;
-        let most = if single { fitting } else { 1 };
-        let block_terms = |blocks: usize| problem.k.div_ceil(blocks).next_multiple_of(BLOCK_UNIT);
-        let tiles = TILES.iter().filter(|tile| tile.shared_bytes() <= traits.shared_memory_bytes);
-        let plans = tiles.flat_map(|&tile| {
-            (1..=most).map(move |blocks| HalvesPlan { tile, block_terms: block_terms(blocks) })
-        });
-        plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)))
+        let tiles = TILES.into_iter().filter(|tile| tile.shared_bytes() <= traits.shared_memory_bytes);
+        HalvesPlan::fastest(problem, tiles, most_blocks(problem), |plan| plan.cycles(problem))
     }
 
     /// The plans of other tiles that sum in the same order, those first that take the least time by the
     /// estimate: as many terms are added up on the units at a time.
     pub(super) fn same_sums(&self, problem: &Problem, traits: &Traits) -> Vec<HalvesPlan> {
-        let possible = |tile: &&HalvesTile| {
+        let possible = |tile: &HalvesTile| {
             let same = (tile.chunk, tile.low_shift) == (self.tile.chunk, self.tile.low_shift);
             same && tile.shared_bytes() <= traits.shared_memory_bytes
         };
-        let tiles = TILES.iter().filter(possible);
-        let mut plans: Vec<_> = tiles.map(|&tile| HalvesPlan { tile, ..*self }).collect();
-        plans.sort_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
-        plans
-    }
-
-    /// Blocks of terms.
-    pub fn blocks(&self, problem: &Problem) -> usize {
-        problem.k.div_ceil(self.block_terms)
-    }
-
-    /// Words of the blocks' sums; 0 if there is one block.
-    pub fn partial_words(&self, problem: &Problem) -> usize {
-        match self.blocks(problem) {
-            1 => 0,
-            blocks => blocks * problem.m * problem.n,
-        }
+        self.with_tiles(TILES.into_iter().filter(possible), |plan| plan.cycles(problem))
     }
 
     /// Cycles of the product without splitting its factors.
     fn cycles(&self, problem: &Problem) -> f64 {
         let blocks = self.blocks(problem);
         let HalvesTile { rows, columns, .. } = self.tile;
-        let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
+        let workgroups = problem.tiles([rows, columns]).iter().product::<usize>() * blocks;
         let terms = self.block_terms.min(problem.k) + TERMS_OF_A_TILE;
         let products = (rows * columns * terms) as f64;
         let efficiency = self.tile.efficiency(problem.b.trans);
         let one = products / (PRODUCTS_A_CYCLE * efficiency) + WORKGROUP_CYCLES;
-        let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
-        let summed = if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 };
-        rounds(workgroups, self.tile.resident()) * one + summed
+        rounds(workgroups, self.tile.resident()) * one + finishing_cycles(problem, blocks)
     }
 }
 
@@ -197,9 +163,7 @@ pub fn wanted(traits: &Traits) -> Option<MatrixUnits> {
 /// True if the kernel can compute a product: stored rows are whole eights of elements.
 pub fn is_possible(gemm: &Gemm) -> bool {
     let in_eights = |factor: &Matrix, (_, columns): (usize, usize)| {
-        let layout = factor.layout;
-        let steps = [layout.first, layout.ld, layout.outer, layout.inner, columns];
-        steps.iter().all(|step| step.is_multiple_of(8)) && !factor.packed
+        factor.layout.rows_start_at(8) && columns.is_multiple_of(8) && !factor.packed
     };
     let problem = gemm.problem();
     in_eights(&gemm.a, problem.stored_a()) && in_eights(&gemm.b, problem.stored_b()) && !gemm.c.packed
@@ -216,7 +180,7 @@ pub fn faster(gemm: &Gemm, traits: &Traits) -> Option<HalvesPlan> {
     }
     let plan = HalvesPlan::best(&problem, traits)?;
     let splitting: f64 = words.into_iter().map(splitting_cycles).sum();
-    let plain = Plan::best(&problem, MAX_PARTIAL_WORDS / (problem.m * problem.n)).estimate(&problem);
+    let plain = FastPlan::best(&problem, true).estimate(&problem);
     (plan.cycles(&problem) + splitting < plain).then_some(plan)
 }
 
@@ -290,10 +254,7 @@ fn one(gemm: &Gemm, [a, b]: [View; 2], units: MatrixUnits, plan: &HalvesPlan) ->
         a_largest: largest(a),
         b_largest: largest(b),
     };
-    let groups = tile.workgroups(&problem).map(|count| {
-        assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
-        word(count)
-    });
+    let groups = problem.workgroups([tile.rows, tile.columns]);
     dispatch(Push::from_bytes(&push), specialization, bindings, groups)
 }
 

@@ -78,21 +78,14 @@ impl Tiling {
         }
     }
 
-    fn workgroups(self, problem: &Problem) -> [usize; 3] {
-        let (rows, columns) = self.tile(problem);
-        let (down, across) = (problem.m.div_ceil(rows), problem.n.div_ceil(columns));
-        match self {
-            Tiling::Alone { .. } | Tiling::Addressed { .. } => [down, across, problem.batches],
-            Tiling::Shared(_) => [across, down, problem.batches],
-        }
-    }
-
     /// Workgroups in x and y (columns and rows; alone, rows and columns) and z (batches).
     pub fn groups(self, problem: &Problem) -> [u32; 3] {
-        self.workgroups(problem).map(|count| {
-            assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
-            count as u32
-        })
+        let (rows, columns) = self.tile(problem);
+        let [across, down, batches] = problem.workgroups([rows, columns]);
+        match self {
+            Tiling::Alone { .. } | Tiling::Addressed { .. } => [down, across, batches],
+            Tiling::Shared(_) => [across, down, batches],
+        }
     }
 }
 

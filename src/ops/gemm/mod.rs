@@ -6,6 +6,7 @@ pub mod fast;
 pub mod halves;
 mod interface;
 mod pack;
+pub mod plan;
 mod problem;
 #[cfg(test)]
 mod tests;
@@ -20,9 +21,9 @@ pub use interface::{
     Tiling, gemm, gemm_addressed, gemm_backward, gemm_backward_tiled, gemm_tiled, unspecified_words,
 };
 pub use problem::{Causal, Layout, Problem};
-pub use tuning::Tuning;
+pub use tuning::{Tunable, Tuning};
 pub use twin::{Operands, multiply};
-pub use way::{Way, key};
+pub use way::Way;
 
 use crate::exact::K_BLOCK;
 use crate::kernels;

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::ops::grid::MAX_GROUPS;
+
 /// Which triangle of a square product is not needed, or is known to be zero (causal attention).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Causal {
@@ -142,6 +144,20 @@ impl Problem {
     /// True if no element of these rows from `first_column` on is wanted.
     pub fn unwanted(&self, rows: Range<usize>, first_column: usize) -> bool {
         self.causal == Causal::LowerOutput && first_column >= rows.end
+    }
+
+    /// Tiles of so many rows and columns in x (columns), y (rows) and z (batches).
+    pub fn tiles(&self, [rows, columns]: [usize; 2]) -> [usize; 3] {
+        [self.n.div_ceil(columns), self.m.div_ceil(rows), self.batches]
+    }
+
+    /// The same as workgroups of a dispatch. Panics if there are more than every device takes: a program's
+    /// fault, never a user's.
+    pub fn workgroups(&self, tile: [usize; 2]) -> [u32; 3] {
+        self.tiles(tile).map(|count| {
+            assert!(count <= MAX_GROUPS, "a product of {count} workgroups in a row: {self:?}");
+            count as u32
+        })
     }
 
     /// Multiplications and additions of the whole product, triangles not taken off.

@@ -2,9 +2,9 @@
 //!
 //! The order of a sum follows from the product's shape alone, so results are the same on every run.
 
-use super::blocks::{MAX_PARTIAL_WORDS, finish, in_blocks};
-use super::fast::{BLOCK_UNIT, DISPATCH_CYCLES, MAX_BLOCKS, WORDS_A_CYCLE, rounds};
+use super::blocks::{finish, in_blocks};
 use super::interface;
+use super::plan::{Plan, finishing_cycles, most_blocks, rounds};
 use super::problem::{Causal, Layout, Problem};
 use super::{After, Gemm, Matrix};
 use crate::kernels::Kernel;
@@ -79,10 +79,6 @@ impl UnitTile {
         let staging = self.subgroups() * side * (across * side / 4 + 2);
         (16 * share.max(staging)) as u64
     }
-
-    fn workgroups(&self, problem: &Problem) -> [usize; 3] {
-        [problem.n.div_ceil(self.columns), problem.m.div_ceil(self.rows), problem.batches]
-    }
 }
 
 /// The tiles to choose from, best first.
@@ -94,13 +90,7 @@ pub const TILES: [UnitTile; 4] = [
 ];
 
 /// How a product is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnitPlan {
-    /// A workgroup's part.
-    pub tile: UnitTile,
-    /// Terms of each block that is summed apart.
-    pub block_terms: usize,
-}
+pub type UnitPlan = Plan<UnitTile>;
 
 /// The device that plans are made for, an NVIDIA H100: the products that a processor adds up in a cycle in
 /// the largest tile, and the cycles that a workgroup and an element of its result take beside their work.
@@ -120,17 +110,11 @@ pub const GRADIENT_SCALE: f32 = (1 << 14) as f32;
 impl UnitPlan {
     /// The plan that takes the least time by a rough estimate; `may_split` if the sums may be cut up.
     pub fn best(problem: &Problem, units: MatrixUnits, may_split: bool) -> UnitPlan {
-        let fitting = (MAX_PARTIAL_WORDS / (problem.m * problem.n)).clamp(1, MAX_BLOCKS);
-        let single = problem.batches == 1 && problem.causal == Causal::None;
-        let most = if may_split && single { fitting } else { 1 };
-        let block_terms = |blocks: usize| problem.k.div_ceil(blocks).next_multiple_of(BLOCK_UNIT);
+        let most = if may_split { most_blocks(problem) } else { 1 };
         let trans = [problem.a.trans, problem.b.trans];
-        let tiles = TILES.iter().filter(|tile| tile.is_even(trans, units));
-        let plans = tiles.flat_map(|&tile| {
-            (1..=most).map(move |blocks| UnitPlan { tile, block_terms: block_terms(blocks) })
-        });
-        let least = plans.min_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
-        least.expect("the smallest tile is possible everywhere")
+        let tiles = TILES.into_iter().filter(|tile| tile.is_even(trans, units));
+        let fastest = UnitPlan::fastest(problem, tiles, most, |plan| plan.cycles(problem));
+        fastest.expect("the smallest tile is possible everywhere")
     }
 
     /// The plans of other tiles that sum in the same order, those first that take the least time by the
@@ -142,26 +126,10 @@ impl UnitPlan {
         shared_bytes: usize,
     ) -> Vec<UnitPlan> {
         let trans = [problem.a.trans, problem.b.trans];
-        let possible = |tile: &&UnitTile| {
+        let possible = |tile: &UnitTile| {
             tile.is_even(trans, units) && tile.shared_bytes(trans, units) <= shared_bytes as u64
         };
-        let tiles = TILES.iter().filter(possible);
-        let mut plans: Vec<_> = tiles.map(|&tile| UnitPlan { tile, ..*self }).collect();
-        plans.sort_by(|x, y| x.cycles(problem).total_cmp(&y.cycles(problem)));
-        plans
-    }
-
-    /// Blocks of terms.
-    pub fn blocks(&self, problem: &Problem) -> usize {
-        problem.k.div_ceil(self.block_terms)
-    }
-
-    /// Words of the blocks' sums; 0 if there is one block.
-    pub fn partial_words(&self, problem: &Problem) -> usize {
-        match self.blocks(problem) {
-            1 => 0,
-            blocks => blocks * problem.m * problem.n,
-        }
+        self.with_tiles(TILES.into_iter().filter(possible), |plan| plan.cycles(problem))
     }
 
     /// The estimate of the time that the product takes on an NVIDIA H100 or H200.
@@ -172,7 +140,7 @@ impl UnitPlan {
     fn cycles(&self, problem: &Problem) -> f64 {
         let blocks = self.blocks(problem);
         let UnitTile { rows, columns, .. } = self.tile;
-        let workgroups = self.tile.workgroups(problem).iter().product::<usize>() * blocks;
+        let workgroups = problem.tiles([rows, columns]).iter().product::<usize>() * blocks;
         let products = (rows * columns * self.block_terms.min(problem.k)) as f64;
         // Smaller tiles read more memory for the same work: a quarter of the tile has over half the speed.
         let reuse = 2.0 * (rows * columns) as f64 / (rows + columns) as f64;
@@ -180,9 +148,7 @@ impl UnitPlan {
         let one = products / (PRODUCTS_A_CYCLE * efficiency)
             + WORKGROUP_CYCLES
             + CYCLES_A_RESULT * (rows * columns) as f64;
-        let moved = (2 * blocks * problem.m * problem.n) as f64 / WORDS_A_CYCLE;
-        let summed = if blocks > 1 { moved + DISPATCH_CYCLES } else { 0.0 };
-        rounds(workgroups, self.tile.resident()) * one + summed
+        rounds(workgroups, self.tile.resident()) * one + finishing_cycles(problem, blocks)
     }
 }
 
@@ -306,10 +272,6 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
     };
     let trans = [problem.a.trans, problem.b.trans];
     assert!(tile.is_even(trans, units), "{tile:?} with {units:?}");
-    let groups = tile.workgroups(&problem).map(|count| {
-        assert!(count <= 65_535, "a product of {count} workgroups in a row: {problem:?}");
-        word(count)
-    });
     // The kernels differ in nothing that is said here: a test holds this.
     let (kernel, more_views, more_constants) = kernel(gemm, units, plan);
     // Something must be bound where there is no bias; it is not read.
@@ -319,7 +281,7 @@ fn one(gemm: &Gemm, units: MatrixUnits, plan: &UnitPlan) -> Dispatch {
         specialization: [specialization.to_words(), more_constants].concat(),
         push: Push::from_bytes(&push).to_bytes(),
         views: [views.to_vec(), more_views].concat(),
-        groups,
+        groups: problem.workgroups([tile.rows, tile.columns]),
     }
 }
 
@@ -364,9 +326,7 @@ fn finish_packed(gemm: &Gemm, units: MatrixUnits, blocks: usize, partials: View)
 
 /// True if every stored row starts where as many elements as are moved at a time begin.
 fn is_wide(matrix: &Matrix) -> bool {
-    let unit = if matrix.packed { 8 } else { 4 };
-    let layout = matrix.layout;
-    [layout.first, layout.ld, layout.outer, layout.inner].iter().all(|step| step.is_multiple_of(unit))
+    matrix.layout.rows_start_at(if matrix.packed { 8 } else { 4 })
 }
 
 fn word(number: usize) -> u32 {

@@ -5,8 +5,8 @@
 //! blocks and the terms that matrix units add up decide the bits, and so follow from the product's shape
 //! alone; rows, columns, steps and the order of tiles do not.
 
-use super::blocks::{MAX_EXACT_PARTIAL_WORDS, MAX_PARTIAL_WORDS, Split, is_alone};
-use super::fast::{self, FastTile, Plan};
+use super::blocks::{MAX_EXACT_PARTIAL_WORDS, Split, is_alone};
+use super::fast::{self, FastPlan, FastTile};
 use super::halves::{self, HalvesPlan, HalvesTile};
 use super::interface::Tiling;
 use super::units::{self, UnitPlan, UnitTile};
@@ -30,7 +30,7 @@ pub enum Way {
         split: bool,
     },
     /// By fused multiply-add.
-    Fast(Plan),
+    Fast(FastPlan),
     /// On matrix units.
     Units(UnitPlan),
     /// On matrix units, of factors that are split.
@@ -52,16 +52,15 @@ impl Way {
             return Way::Halves(plan);
         }
         if traits.wants_fast_kernels() {
-            let most = if room && is_alone(gemm) { MAX_PARTIAL_WORDS / (gemm.m * gemm.n) } else { 1 };
-            return Way::Fast(Plan::best(&problem, most));
+            return Way::Fast(FastPlan::best(&problem, room));
         }
         if Tiling::alone(traits).is_some() {
             return Way::Alone;
         }
-        Way::exact(&problem, Plan::best_exact(&problem, may_split(gemm, traits, room)))
+        Way::exact(&problem, FastPlan::best_exact(&problem, may_split(gemm, traits, room)))
     }
 
-    fn exact(problem: &Problem, plan: Plan) -> Way {
+    fn exact(problem: &Problem, plan: FastPlan) -> Way {
         Way::Exact { tile: plan.tile, split: plan.blocks(problem) > 1 }
     }
 
@@ -71,7 +70,7 @@ impl Way {
         let all: Vec<Way> = match self {
             Way::Alone => vec![],
             Way::Exact { .. } => {
-                let plans = Plan::all_exact(&problem, may_split(gemm, traits, room)).into_iter();
+                let plans = FastPlan::all_exact(&problem, may_split(gemm, traits, room)).into_iter();
                 plans.map(|plan| Way::exact(&problem, plan)).collect()
             }
             Way::Fast(plan) => plan.same_sums(&problem).into_iter().map(Way::Fast).collect(),
@@ -200,9 +199,8 @@ fn may_split(gemm: &Gemm, traits: &Traits, room: bool) -> bool {
         && blocks * gemm.m * gemm.n <= MAX_EXACT_PARTIAL_WORDS
 }
 
-/// What decides how fast a product is and which ways give its bits, in words that tell any two apart:
-/// `768x128x384 nn, rows of 128 384 384, bias, exact`.
-pub fn key(gemm: &Gemm, way: &Way) -> String {
+/// [`Tunable::key`](super::Tunable::key) of a product whose best way by the estimates this is.
+pub(super) fn key(gemm: &Gemm, way: &Way) -> String {
     let problem = gemm.problem();
     let Problem { m, k, n, use_bias, a, b, c, batch_inner, batches, causal } = problem;
     let letter = |trans| if trans { 't' } else { 'n' };
@@ -233,7 +231,5 @@ pub fn key(gemm: &Gemm, way: &Way) -> String {
 
 /// Elements that all rows of a matrix start at a multiple of: 8, 4 or 1.
 fn unit_of_moves(matrix: &Matrix) -> usize {
-    let layout = matrix.layout;
-    let steps = [layout.first, layout.ld, layout.outer, layout.inner];
-    [8, 4].into_iter().find(|unit| steps.iter().all(|step| step.is_multiple_of(*unit))).unwrap_or(1)
+    [8, 4].into_iter().find(|unit| matrix.layout.rows_start_at(*unit)).unwrap_or(1)
 }
