@@ -79,7 +79,7 @@ uint touched = 0;
 // cache. In the gradients of weights, where both factors' terms lie far apart, they would be in none.
 void touch_right(uint p) {
     const uint LINE = 64; // bytes
-    uint64_t first = push.b_address + 4 * batch_start(push.b_first, push.b_outer, push.b_inner)
+    uint64_t first = push.b_address + uint64_t(4) * batch_start(push.b_first, push.b_outer, push.b_inner)
         + gl_WorkGroupID.y * (16 * gl_WorkGroupSize.x);
     [[unroll]] for (uint q = 0; q < STEP; ++q) {
         [[unroll]] for (uint at = 0; at < 16 * gl_WorkGroupSize.x; at += LINE) {

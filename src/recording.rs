@@ -270,10 +270,12 @@ impl Traits {
     /// True if the exact recordings made for these traits run on a device of the others: whatever else
     /// differs between two devices changes which kernels are chosen, not which can run.
     pub fn run_on(&self, device: &Traits) -> bool {
+        // The CPU executor has a twin of every exact kernel, whatever the kernel takes.
+        let is_cpu_executor = Traits { precision: device.precision, ..Traits::PLAIN } == *device;
         let same_lanes = self.lanes == 0 || self.lanes == device.lanes;
         let pairs = !self.moves_pairs || device.moves_pairs;
         let addresses = !self.addresses || device.addresses;
-        self.fast_shared_memory || (same_lanes && pairs && addresses)
+        is_cpu_executor || self.fast_shared_memory || (same_lanes && pairs && addresses)
     }
 
     /// The same, for exact recordings that run on any device.
@@ -372,10 +374,13 @@ mod tests {
 
     #[test]
     fn recordings_run_where_there_is_what_they_take() {
-        let told = Traits { addresses: true, ..Traits::PLAIN };
-        assert!(told.run_on(&told) && Traits::PLAIN.run_on(&told));
-        assert!(!told.run_on(&Traits::PLAIN));
-        assert!(told.for_any_device().run_on(&Traits::PLAIN));
+        let plain = Traits { max_view_words: 1 << 20, ..Traits::PLAIN };
+        let told = Traits { addresses: true, ..plain };
+        assert!(told.run_on(&told) && plain.run_on(&told));
+        assert!(!told.run_on(&plain));
+        assert!(told.for_any_device().run_on(&plain));
+        let narrow = Traits { lanes: 4, ..told };
+        assert!(!narrow.run_on(&told) && narrow.run_on(&Traits::PLAIN), "the CPU executor runs everything");
     }
 
     #[test]

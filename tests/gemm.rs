@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hlx::cpu::CpuExecutor;
 use hlx::ops::gemm::fast::{FastTile, Order};
-use hlx::ops::gemm::{Pass, Split, Tiling};
+use hlx::ops::gemm::{Causal, Pass, Split, Tiling};
 use hlx::recording::{Dispatch, Group, Program, Residence, Traits};
 use hlx::vulkan::{Device, DeviceInfo, Simulation, VulkanExecutor};
 
@@ -72,20 +72,33 @@ fn factors_by_address() {
     let device = common::open_simulated(Simulation { lower: Some(lower), ..Simulation::default() }).unwrap();
     let traits = device.traits();
     let lanes = traits.lanes;
-    let sizes = [[64, 4, 32], [32, 256, 64], [32, 260, 32], [192, 512, 96], [96, 772, 160]];
+    // Columns of a tile.
+    let wide = 4 * lanes as usize;
+    let sizes = [[64, 4, 1], [32, 256, 2], [32, 260, 1], [192, 512, 3], [96, 772, 5]];
+    let sizes = sizes.map(|[m, k, tiles]| [m, k, tiles * wide]);
     let gaps = sizes.into_iter().map(|sizes| Case { gap: 4, use_bias: true, ..Case::new(sizes) });
     let mut cases: Vec<Case> = gaps.flat_map(Case::transposed).collect();
-    cases.extend(triangles(&[(128, 32, 0), (96, 64, 4), (320, 32, 0)]));
+    cases.extend(triangles(&[(4 * wide, wide, 0), (8 * wide, 2 * wide, 4)]));
     cases.extend([whole_tiles(), shapes_and_layouts()].concat());
-    let mut tried = 0;
+    let mut tried = Vec::new();
     for rows in [64, 32] {
         let tiling = Tiling::Addressed { lanes, rows };
         let fits = |case: &Case| Tiling::addressed(&case.problem(), lanes) == Some(tiling);
         let fit: Vec<Case> = cases.iter().copied().filter(fits).collect();
-        tried += fit.len();
         check_on(&device, &fit, tiling);
+        tried.extend(fit.iter().map(|case| (rows, case.causal, [case.trans_a, case.trans_b])));
     }
-    assert_eq!(tried, 40);
+    for rows in [64, 32] {
+        for trans in [[false, false], [false, true], [true, false], [true, true]] {
+            assert!(
+                tried.contains(&(rows, Causal::None, trans)),
+                "tiles of {rows} rows, transposed: {trans:?}"
+            );
+        }
+    }
+    for causal in [Causal::LowerOutput, Causal::LowerA, Causal::UpperA] {
+        assert!(tried.iter().any(|(_, tried, _)| *tried == causal), "{causal:?}");
+    }
 }
 
 fn alone() -> Tiling {

@@ -12,6 +12,8 @@ mod training;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+#[cfg(unix)]
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -181,7 +183,11 @@ fn a_run_killed_at_any_storage_call_resumes_to_the_digest_of_the_unbroken_run() 
         process.args(["a_process_that_ends_at_a_storage_call", "--exact"]);
         process.env(FOLDER, &path).env(CALL, call.to_string());
         let done = process.output().expect("it can be started");
-        assert!(!done.status.success(), "it was not killed at call {call}");
+        let text = || String::from_utf8_lossy(&done.stderr).into_owned();
+        #[cfg(unix)]
+        assert_eq!(done.status.signal(), Some(6), "it was not aborted at call {call}: {}", text());
+        #[cfg(not(unix))]
+        assert!(!done.status.success(), "it was not aborted at call {call}: {}", text());
         let run = RunFolder::at(&path);
         let latest = run.latest().map(|latest| Checkpoint::load(&latest).expect("it is whole").state.step);
         let newest = run.steps().unwrap().first().copied();

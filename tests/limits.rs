@@ -19,6 +19,7 @@ use hlx::ops::gemm::{Gemm, Matrix, Pass, Tiling};
 use hlx::precision::Precision;
 use hlx::recording::{Executor, Group, Program, Residence, Traits};
 use hlx::train::digest::digest;
+use hlx::train::program::TrainProgram;
 use hlx::train::run::{feed, schedule, step_shape};
 use hlx::train::session::{Session, StepRates};
 use hlx::vulkan::{DeviceInfo, FaultPoint, Kind, Simulation, VulkanExecutor};
@@ -130,15 +131,24 @@ fn the_least_limits_suffice() {
 /// What CPU-type devices take kernels of their own by.
 #[test]
 fn software_with_fewer_means_comes_to_the_same_digest() {
-    let lower: [Lower; 4] = [
-        |info| info.subgroup_shuffles = false,
-        |info| info.int64 = false,
-        |info| info.addresses = false,
-        |info| info.addresses = true,
+    fn software(info: &mut DeviceInfo, shuffles: bool, int64: bool, addresses: bool) {
+        info.kind = Kind::Cpu;
+        [info.subgroup_shuffles, info.int64, info.addresses] = [shuffles, int64, addresses];
+    }
+    let lower: [(Lower, bool); 4] = [
+        (|info| software(info, false, true, false), false),
+        (|info| software(info, true, false, false), false),
+        (|info| software(info, true, true, false), false),
+        (|info| software(info, true, true, true), true),
     ];
     let recipe = nano();
     let wanted = on_cpu(&recipe);
-    for lower in lower {
+    for (lower, by_address) in lower {
+        let traits = common::open_simulated(lowered(lower)).unwrap().traits();
+        let shape = step_shape(&recipe.config, recipe.data.tokenizer.vocab_size());
+        let recordings = TrainProgram::new(&shape, traits).program.recordings;
+        let mut kernels = recordings.iter().flat_map(|recording| &recording.dispatches).map(|d| d.kernel);
+        assert_eq!(kernels.any(|kernel| kernel == Kernel::GemmAddressed), by_address);
         assert_eq!(on_device(&recipe, lowered(lower)).unwrap().0, wanted);
     }
     report(
@@ -197,7 +207,7 @@ fn arenas_past_the_storage_range_are_worked_on_in_pieces() {
     let recipe = nano();
     let device = common::open_simulated(lowered(one_mebibyte)).unwrap();
     let shape = step_shape(&recipe.config, recipe.data.tokenizer.vocab_size());
-    let train = hlx::train::program::TrainProgram::new(&shape, device.traits());
+    let train = TrainProgram::new(&shape, device.traits());
     for kernel in [Kernel::AdamUpdateEights, Kernel::ReduceSumEights, Kernel::AccumulateEights] {
         let pieces = train.program.recordings.iter().flat_map(|recording| &recording.dispatches);
         let pieces = pieces.filter(|dispatch| dispatch.kernel == kernel).count();
@@ -296,7 +306,7 @@ fn sums_too_long_for_a_software_driver_are_refused_by_name() {
 fn dispatches_and_layers(recipe: &Recipe) -> (u64, u64) {
     let device = common::open_simulated(Simulation::default()).unwrap();
     let shape = step_shape(&recipe.config, recipe.data.tokenizer.vocab_size());
-    let train = hlx::train::program::TrainProgram::new(&shape, device.traits());
+    let train = TrainProgram::new(&shape, device.traits());
     let step = [Some(&train.first), train.next.as_ref()].into_iter().flatten().map(|micro| micro.recording);
     let recordings = step.chain([train.update.recording]);
     let dispatches = recordings.flat_map(|id| &train.program.recordings[id.0].dispatches);

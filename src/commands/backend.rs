@@ -79,13 +79,7 @@ impl Backend {
             return None;
         }
         let Backend::Vulkan(device) = self else { return Some("it has no matrix units".to_owned()) };
-        match &device.info().no_matrix_units {
-            Some(reason) => Some(format!("it has no matrix units that hlx can use ({reason})")),
-            None if device.info().kind == Kind::Cpu => {
-                Some("its matrix units are software, no faster than plain arithmetic".to_owned())
-            }
-            None => None,
-        }
+        lacks_units(device.info())
     }
 
     /// Holds the products of a precision to the exact ones before anything is trusted to them.
@@ -338,6 +332,23 @@ pub fn plan(
     Ok(MemoryPlan { device: name, groups: named.chain(host).collect(), budget, largest_batch: Some(largest) })
 }
 
+/// Why products on a device's matrix units are not offered, if so.
+fn lacks_units(info: &DeviceInfo) -> Option<String> {
+    let needed = Traits::FAST_SHARED_BYTES as u64;
+    match &info.no_matrix_units {
+        Some(reason) => Some(format!("it has no matrix units that hlx can use ({reason})")),
+        None if info.kind == Kind::Cpu => {
+            Some("its matrix units are software, no faster than plain arithmetic".to_owned())
+        }
+        None if info.shared_memory_bytes < needed => Some(format!(
+            "its workgroups share {} of memory, and the kernels for matrix units take {}",
+            format::bytes(info.shared_memory_bytes),
+            format::bytes(needed)
+        )),
+        None => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,6 +421,12 @@ mod tests {
         let reason = "it has no matrix units that hlx can use (its subgroups lack shuffle)";
         assert_eq!(lacking.lacks(Precision::Mixed).as_deref(), Some(reason));
         assert_eq!(lacking.offered(), [Precision::Exact, Precision::F32]);
+        let Backend::Vulkan(device) = &lacking else { panic!("it is a Vulkan device") };
+        let able = DeviceInfo { no_matrix_units: None, ..device.info().clone() };
+        assert_eq!(lacks_units(&able), None);
+        let cramped = DeviceInfo { shared_memory_bytes: 16 << 10, ..able };
+        let said = lacks_units(&cramped).expect("the kernels do not fit");
+        assert!(said.contains("16.0 KiB of memory"), "{said}");
         let with = |info: &mut DeviceInfo| info.no_matrix_units = None;
         let software = simulated(with).lacks(Precision::Mixed).expect("software is no faster by them");
         assert!(software.contains("software"), "{software}");

@@ -267,7 +267,6 @@ impl Cases {
     fn products(&mut self) {
         const WIDE: [usize; 3] = [68, 260, 72];
         const NARROW: [usize; 3] = [13, 31, 67];
-        const WHOLE: [usize; 3] = [64, 260, 64];
         let alone = Tiling::alone(&self.recorder.traits);
         let fast = alone.is_none();
         let small = alone.unwrap_or(Tiling::Shared(FastTile::small(32, 32)));
@@ -286,9 +285,10 @@ impl Cases {
             && let Some(Tiling::Alone { lanes }) = alone
         {
             let [large, small] = [64, 32].map(|rows| Tiling::Addressed { lanes, rows });
-            self.product(Pass::Forward, WHOLE, [false, false], large);
-            self.product(Pass::Backward, WHOLE, [true, false], large);
-            self.product(Pass::Backward, [32, 64, 64], [false, true], small);
+            let two_tiles = 2 * 4 * lanes as usize;
+            self.product(Pass::Forward, [64, 260, two_tiles], [false, false], large);
+            self.product(Pass::Backward, [64, 260, two_tiles], [true, false], large);
+            self.product(Pass::Backward, [32, 64, two_tiles], [false, true], small);
         }
     }
 

@@ -208,6 +208,11 @@ impl Gemm {
             problem.causal != Causal::Blocks || problem.batches == problem.k.div_ceil(K_BLOCK),
             "a batch for each block: {problem:?}"
         );
+        // Nothing else checks what is loaded by address.
+        if let Tiling::Addressed { lanes, rows } = tiling {
+            let whole = problem.m.is_multiple_of(rows) && Tiling::addressed(&problem, lanes).is_some();
+            assert!(whole, "{tiling:?} comes out whole: {problem:?}");
+        }
         let push = interface::push(&problem).to_bytes();
         let words = interface::specialization(&problem, tiling);
         let groups = tiling.groups(&problem);

@@ -215,7 +215,8 @@ fn examine(
     match replay::first_op(trainers, index, &before) {
         Ok(op) => {
             difference.op = op;
-            difference.likely_cause = likely_cause(&difference, repeats);
+            let own_kernels = replay::own_kernels_replay(trainers, index);
+            difference.likely_cause = likely_cause(&difference, repeats, own_kernels);
         }
         // The difference stands, whatever keeps it from being explained.
         Err(error) => {
@@ -225,7 +226,7 @@ fn examine(
     Ok(difference)
 }
 
-fn likely_cause(difference: &Difference, reference_repeats: bool) -> String {
+fn likely_cause(difference: &Difference, reference_repeats: bool, own_kernels: bool) -> String {
     let Difference { device, reference_device, op, .. } = difference;
     match op {
         _ if !reference_repeats => {
@@ -233,8 +234,12 @@ fn likely_cause(difference: &Difference, reference_repeats: bool) -> String {
         }
         Some(_) if device != reference_device => format!("{device} or {reference_device}: device or driver"),
         Some(_) => format!("{device} does not repeat itself: its hardware, its memory or its driver"),
-        None => {
+        None if own_kernels => {
             format!("{device}: the step comes out right when replayed, so a passing fault of its hardware")
         }
+        None => format!(
+            "{device}: the step comes out right when replayed with kernels that both devices have, so one of \
+             its other kernels, or a passing fault of its hardware"
+        ),
     }
 }

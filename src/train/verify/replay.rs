@@ -17,7 +17,7 @@ pub fn first_op(trainers: &mut [Trainer], index: usize, before: &TrainState) -> 
     // Both run the other device's recording, or, if the first cannot, one that both can: which kernels were
     // chosen changes no bit.
     let traits = trainers[index].traits;
-    let both = if traits.run_on(&trainers[0].traits) { traits } else { traits.for_any_device() };
+    let both = if own_kernels_replay(trainers, index) { traits } else { traits.for_any_device() };
     let train = trainers[index].program_for(both);
     let submits = trainers[0].submits(before.step);
     let mut reference = Replay::load(&train, &trainers[0].load, before)?;
@@ -32,6 +32,11 @@ pub fn first_op(trainers: &mut [Trainer], index: usize, before: &TrainState) -> 
         }
     }
     Ok(None)
+}
+
+/// True if the first trainer's device can replay the kernels that the one at `index` has taken.
+pub fn own_kernels_replay(trainers: &[Trainer], index: usize) -> bool {
+    trainers[index].traits.run_on(&trainers[0].traits)
 }
 
 /// What a dispatch has written into one of its views.
