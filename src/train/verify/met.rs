@@ -143,7 +143,8 @@ impl KeptStep {
         let can_be_asked =
             (there.matrix_units.is_none() || there.matrix_units == here.matrix_units) && there.run_on(&here);
         let chosen_there = can_be_asked.then_some(Traits { precision: here.precision, ..there });
-        let mut reason = "the device there had units or subgroups that this one lacks".to_owned();
+        let mut reason =
+            "the device there had units, subgroups or ways to load that this one lacks".to_owned();
         let shape = trainer.session.shape();
         let there = chosen_there.map(|traits| TrainProgram::tuned(shape, traits, &self.contents.tuning));
         for train in there.into_iter().chain([trainer.program()]) {
